@@ -1,0 +1,1 @@
+"""What runs: one module and one YAML a workload, and the command line."""

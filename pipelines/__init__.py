@@ -1,0 +1,1 @@
+"""How data flows: configuration, datasets, training, stores, tracking, evaluation, report."""
