@@ -1,1 +1,48 @@
-"""Where work runs and how it survives: executor, signals, memory, checkpoints, ledger, Slurm."""
+"""Where work runs and how it survives: executor, signals, memory, checkpoints, ledger, Slurm.
+
+Names are loaded when they are first used: a command that needs no tensor imports no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster.attempt import Attempt, Interrupted
+    from cluster.cause import Budgets, Cause
+    from cluster.checkpoint import CheckpointStore
+    from cluster.executor import RobustExecutor, RobustJob
+    from cluster.ledger import Ledger
+    from cluster.member import Member
+    from cluster.memory import Accumulator
+
+_HOMES = {
+    "Accumulator": "memory",
+    "Attempt": "attempt",
+    "Budgets": "cause",
+    "Cause": "cause",
+    "CheckpointStore": "checkpoint",
+    "Interrupted": "attempt",
+    "Ledger": "ledger",
+    "Member": "member",
+    "RobustExecutor": "executor",
+    "RobustJob": "executor",
+}
+
+__all__ = [
+    "Accumulator",
+    "Attempt",
+    "Budgets",
+    "Cause",
+    "CheckpointStore",
+    "Interrupted",
+    "Ledger",
+    "Member",
+    "RobustExecutor",
+    "RobustJob",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cluster' has no attribute '{name}'")
+    return getattr(import_module(f"cluster.{_HOMES[name]}"), name)

@@ -1,0 +1,85 @@
+"""After an attempt: note an end that nothing in the process could note, and requeue.
+
+``python -m cluster.aftermath RUN STAGE INDEX STATUS`` is the exit trap of the batch script. It is
+the only place that asks Slurm to requeue: one requeue a member, however many processes it had.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from cluster import slurm
+from cluster.cause import Cause, JobFacts
+from cluster.member import Member
+from cluster.stage import Stage, wants_another_attempt
+
+#: States in which the job has left the user's hands: Slurm cancels it or starts it again itself.
+_SLURM_DECIDES = ("CANCELLED", "PREEMPTED", "NODE_FAIL", "REQUEUED", "PENDING")
+
+
+def main(arguments: list[str]) -> int:
+    """Settle the attempt of the job that is ending, and requeue it where it should run again."""
+    run, stage_name, index, status = arguments
+    stage = Stage.load(Path(run), stage_name)
+    member = stage.member(int(index) + int(os.environ.get("SLURM_ARRAY_TASK_ID", 0)))
+    job = slurm.own_job_id()
+    facts = slurm.job_facts(job) if job else None
+    settle(member, int(status), facts)
+    if job and wants_another_attempt(member, stage.budgets) and not _slurm_decides(facts):
+        slurm.requeue(job)
+    return int(status)
+
+
+def settle(member: Member, status: int, facts: JobFacts | None = None) -> None:
+    """Note the end of an attempt that was killed, from the exit status of its process.
+
+    Args:
+        member: Whose attempt it is; nothing happens where its end is noted already.
+        status: As a shell gives it (128 + signal) or as ``subprocess`` does (-signal).
+        facts: What Slurm says of the job.
+    """
+    number = member.ledger.open_attempt()
+    if number is not None:
+        member.ledger.end(number, _killed_cause(member, status, facts), status=status)
+
+
+def settle_lost_attempt(member: Member) -> None:
+    """Note the end of an earlier attempt of which nothing was heard.
+
+    A new attempt of the same member starts, so the earlier one is gone: killed with its node, or
+    killed so fast that not even the batch script's trap ran.
+    """
+    number = member.ledger.open_attempt()
+    if number is None:
+        return
+    job = slurm.own_job_id()
+    state = slurm.previous_state(job) if job else None
+    causes = {"NODE_FAIL": Cause.NODE_FAILURE, "PREEMPTED": Cause.PREEMPTION}
+    member.ledger.end(number, causes.get(state or "", Cause.KILLED), slurm_state=state)
+
+
+def _killed_cause(member: Member, status: int, facts: JobFacts | None) -> Cause:
+    state = facts.state if facts else ""
+    if not member.ledger.wanted() or state.startswith("CANCELLED"):
+        return Cause.CANCELLED
+    if state.startswith("PREEMPTED") or (facts and facts.preempted):
+        return Cause.PREEMPTION
+    if state.startswith("NODE_FAIL"):
+        return Cause.NODE_FAILURE
+    if state.startswith("TIMEOUT"):
+        return Cause.TIMEOUT
+    if state.startswith("OUT_OF_MEMORY"):
+        return Cause.HOST_OOM
+    number = -status if status < 0 else status - 128
+    if number in {s.value for s in signal.Signals}:
+        return Cause.KILLED
+    return Cause.ERROR
+
+
+def _slurm_decides(facts: JobFacts | None) -> bool:
+    return facts is not None and (facts.preempted or facts.state.startswith(_SLURM_DECIDES))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,106 @@
+"""One attempt from its start to the note of its end, the same on every backend."""
+
+import inspect
+import os
+import sys
+from pathlib import Path
+
+from cluster import signals, slurm
+from cluster.aftermath import settle_lost_attempt
+from cluster.attempt import Attempt, Interrupted
+from cluster.calls import Call, Outcome
+from cluster.cause import Cause, stop_cause
+from cluster.ledger import here
+from cluster.member import Member
+from cluster.memory import is_out_of_memory
+from cluster.stage import Stage, over_budget, wants_another_attempt
+
+#: Exit status of an attempt that ended before its member was done (EX_TEMPFAIL of sysexits.h).
+UNFINISHED = 75
+
+
+def execute(stage: Stage, index: int, stop: signals.StopFlag, redirect: bool) -> int:
+    """Run one attempt and note its end.
+
+    Args:
+        stage: The stage and its rules.
+        index: The member's global index.
+        stop: The flag that signals set.
+        redirect: Send this process's output, children's included, to the attempt's log.
+
+    Returns:
+        0 if the member is done, 75 if it should be started again, 1 if it failed.
+    """
+    member = stage.member(index)
+    settle_lost_attempt(member)
+    if finished(member):
+        return 0
+    number = member.ledger.start(here())
+    if redirect:
+        _redirect_output(member.logs / f"{number:04d}.log")
+    exhausted = over_budget(member, stage.budgets)
+    if exhausted:
+        causes = ", ".join(exhausted)
+        print(f"{member.name}: the retry budget for {causes} is used up", file=sys.stderr)
+        member.ledger.end(number, Cause.ERROR, error=f"retry budget used up: {causes}")
+        return 1
+    return _attempt(stage, index, number, stop)
+
+
+def finished(member: Member) -> bool:
+    """Whether an earlier attempt has finished the member."""
+    attempts = member.ledger.attempts()
+    return bool(attempts) and attempts[-1].cause is Cause.FINISHED
+
+
+def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> int:
+    member = stage.member(index)
+    attempt = Attempt(member, number, stop, stage.checkpoint_seconds, stage.keep)
+    try:
+        value = _call(member, attempt)
+    except Interrupted:
+        cause = _cause_of_stop(stage, member, stop)
+        print(f"{member.name}: leaving after step {attempt.last_step}: {cause}", flush=True)
+        member.ledger.end(number, cause, step=attempt.last_step, signal=stop.signum)
+    except Exception as error:
+        outcome = Outcome.of_error(number, error)
+        print(outcome.traceback, file=sys.stderr, flush=True)
+        outcome.save(member)
+        cause = _cause_of_error(error)
+        member.ledger.end(number, cause, step=attempt.last_step, error=str(error)[:2000])
+    else:
+        Outcome(number, value).save(member)
+        member.ledger.end(number, Cause.FINISHED, step=attempt.last_step)
+        return 0
+    return UNFINISHED if wants_another_attempt(member, stage.budgets) else 1
+
+
+def _call(member: Member, attempt: Attempt) -> object:
+    call = Call.load(member)
+    kwargs = dict(call.kwargs)
+    parameters = inspect.signature(call.function).parameters
+    kwargs |= {n: v for n, v in (("member", member), ("attempt", attempt)) if n in parameters}
+    return call.function(*call.args, **kwargs)
+
+
+def _cause_of_stop(stage: Stage, member: Member, stop: signals.StopFlag) -> Cause:
+    if not member.ledger.wanted():
+        return Cause.CANCELLED
+    job = slurm.own_job_id()
+    facts = slurm.job_facts(job) if job else None
+    assert stop.signum is not None
+    assert stop.received_at is not None
+    return stop_cause(stop.signum, stop.received_at, facts, stage.signal_delay)
+
+
+def _cause_of_error(error: Exception) -> Cause:
+    return Cause.DEVICE_OOM if is_out_of_memory(error) else Cause.ERROR
+
+
+def _redirect_output(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)

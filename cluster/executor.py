@@ -1,0 +1,283 @@
+"""RobustExecutor: submitit's verbs, and members that get up again after every fault."""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from cluster import signals, slurm
+from cluster.calls import Call, Outcome, RemoteError
+from cluster.cause import Budgets, Cause
+from cluster.files import write_atomic
+from cluster.local import LocalPool
+from cluster.member import Member
+from cluster.stage import RunError, Stage, wants_another_attempt
+from cluster.submission import Script, ScriptWriter
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["auto", "slurm", "local", "inline"]
+
+#: What MaxArraySize is unless a cluster says otherwise; used for a plan made without Slurm.
+DEFAULT_MAX_ARRAY_SIZE = 1001
+
+
+class MemberFailedError(Exception):
+    """A member ended without a result, and no exception of its own tells why."""
+
+
+class RobustJob:
+    """A submitted member: what submitit calls a job.
+
+    Args:
+        stage: The stage and its rules.
+        index: The member's global index.
+    """
+
+    def __init__(self, stage: Stage, index: int) -> None:
+        self.stage = stage
+        self.member: Member = stage.member(index)
+
+    @property
+    def job_id(self) -> str:
+        """Slurm's id of the array element, or the member's name on the other backends."""
+        return self.member.ledger.last_job_id() or self.member.name
+
+    def done(self) -> bool:
+        """Whether the member has ended for good."""
+        ledger = self.member.ledger
+        if not ledger.wanted():
+            return ledger.open_attempt() is None
+        attempts = ledger.attempts()
+        if not attempts or attempts[-1].cause is None:
+            return False
+        return not wants_another_attempt(self.member, self.stage.budgets)
+
+    def wait(self, poll_seconds: float = 0.2) -> None:
+        """Block until the member has ended for good."""
+        while not self.done():
+            time.sleep(poll_seconds)
+
+    def result(self) -> Any:
+        """Wait for the member and return what its function returned.
+
+        Raises:
+            Exception: What the function raised, with its traceback in a note.
+            MemberFailedError: It was cancelled, or killed until its budget was used up.
+        """
+        error = self.exception()
+        if error is not None:
+            raise error
+        return cast(Outcome, Outcome.load(self.member)).value
+
+    def exception(self) -> BaseException | None:
+        """Wait for the member and return what it raised, or None where it finished."""
+        self.wait()
+        attempts = self.member.ledger.attempts()
+        outcome = Outcome.load(self.member)
+        if outcome is not None and attempts and outcome.attempt == attempts[-1].number:
+            return _noted(outcome)
+        cause = attempts[-1].cause if attempts else Cause.CANCELLED
+        detail = dict(attempts[-1].detail or {}) if attempts else {}
+        return MemberFailedError(
+            f"{self.member.name} ended without a result: {cause}, after {len(attempts)} attempts "
+            f"{detail or ''}. See {self.member.logs}"
+        )
+
+    def cancel(self) -> None:
+        """Give the member up: it saves if it runs, and is not started again."""
+        self.member.ledger.cancel()
+        job_id = self.member.ledger.last_job_id()
+        if job_id is not None:
+            slurm.cancel([job_id])
+
+    def stdout(self) -> str:
+        """What all attempts printed, oldest first."""
+        return "".join(path.read_text() for path in sorted(self.member.logs.glob("[0-9]*.log")))
+
+
+class RobustExecutor:
+    """Submits functions as members of arrays, on Slurm, on this machine, or inline.
+
+    It takes the place of ``submitit.AutoExecutor`` and keeps its verbs and parameters. A function
+    that has a parameter named ``attempt`` is given its :class:`cluster.Attempt`, one that has
+    ``member`` its :class:`cluster.Member`.
+
+    Args:
+        folder: The run directory; on Slurm it must be shared with the nodes.
+        backend: ``slurm``, ``local`` (a bounded pool of processes), ``inline`` (this process, for
+            a debugger) or ``auto``: Slurm where it answers, else local.
+        stage: The name of the array in the run directory.
+        order: The place of the stage among others.
+        budgets: How often each cause may start a member again.
+        checkpoint_seconds: The time between saves.
+        keep: Checkpoints to keep.
+        workers: Members at once on the local backend; by default as many as the cores hold.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        backend: Backend = "auto",
+        *,
+        stage: str = "job",
+        order: int = 0,
+        budgets: Budgets | None = None,
+        checkpoint_seconds: float = 60.0,
+        keep: int = 2,
+        workers: int | None = None,
+    ) -> None:
+        run = Path(folder).absolute()
+        self.backend = _resolve(backend)
+        self.workers = workers
+        self._scripts = ScriptWriter(run)
+        rules = Stage(
+            run,
+            stage,
+            order,
+            budgets=budgets or Budgets(),
+            checkpoint_seconds=checkpoint_seconds,
+            keep=keep,
+        )
+        # A second executor on the same stage adds members; it never forgets the first one's.
+        with contextlib.suppress(RunError):
+            rules = replace(rules, members=Stage.load(run, stage).members)
+        self.stage = rules
+        self._pool: LocalPool | None = None
+        self._batch: list[Call] | None = None
+
+    def update_parameters(self, **parameters: Any) -> None:
+        """Set submitit's parameters (``timeout_min``, ``mem_gb``, ``slurm_partition``, …).
+
+        Raises:
+            ValueError: submitit knows no such parameter.
+        """
+        self._scripts.update_parameters(**parameters)
+        changes = {
+            field: parameters[name]
+            for name, field in (("cpus_per_task", "cpus"), ("slurm_signal_delay_s", "signal_delay"))
+            if name in parameters
+        }
+        self.stage = replace(self.stage, **changes)
+
+    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> RobustJob:
+        """Submit one member, at once or at the end of the batch block it stands in."""
+        call = Call(function, args, kwargs)
+        if self._batch is None:
+            return self._submit_calls([call])[0]
+        self._batch.append(call)
+        return RobustJob(
+            replace(self.stage, members=self.stage.members + len(self._batch)),
+            self.stage.members + len(self._batch) - 1,
+        )
+
+    def map_array(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> list[RobustJob]:
+        """Submit one member for each tuple of arguments, as one array."""
+        return self._submit_calls([Call(function, args) for args in zip(*iterables, strict=False)])
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Collect what is submitted in the block and send it as one array at its end."""
+        self._batch = []
+        try:
+            yield
+            calls, self._batch = self._batch, None
+            self._submit_calls(calls)
+        finally:
+            self._batch = None
+
+    def lay_out(self, calls: Sequence[Call]) -> list[RobustJob]:
+        """Write members to the run directory without sending them anywhere."""
+        first = self.stage.members
+        self.stage = replace(self.stage, members=first + len(calls))
+        for index, call in enumerate(calls, first):
+            call.save(self.stage.member(index))
+        self.stage.save()
+        return [RobustJob(self.stage, index) for index in range(first, self.stage.members)]
+
+    def scripts(self, indices: Sequence[int], tag: str = "") -> list[Script]:
+        """The batch scripts that :meth:`send` would submit for these members, byte for byte."""
+        chunk = slurm.max_array_size() if self.backend == "slurm" else DEFAULT_MAX_ARRAY_SIZE
+        return self._scripts.scripts(self.stage, indices, chunk, tag)
+
+    def send(self, indices: Sequence[int], tag: str = "") -> list[str]:
+        """Start members that are laid out, for the first time or again.
+
+        Returns:
+            The ids of the arrays on Slurm; empty on the other backends.
+
+        Raises:
+            SlurmError: sbatch refused a script; what it had taken before is cancelled.
+        """
+        if self.backend == "slurm":
+            return self._send_to_slurm(indices, tag)
+        for index in indices:
+            self.stage.member(index).ledger.queued(None)
+        if self.backend == "local":
+            self._start_pool(indices)
+        else:
+            self._run_inline(indices)
+        return []
+
+    def wait(self, watch: Callable[[], None] = lambda: None) -> None:
+        """Wait until every member of the local pool is done."""
+        if self._pool is not None:
+            self._pool.wait(watch)
+
+    def _submit_calls(self, calls: Sequence[Call]) -> list[RobustJob]:
+        jobs = self.lay_out(calls)
+        indices = [job.member.index for job in jobs]
+        self.send(indices, tag=f"-from-{indices[0]}" if indices and indices[0] else "")
+        return jobs
+
+    def _send_to_slurm(self, indices: Sequence[int], tag: str) -> list[str]:
+        sent: list[str] = []
+        try:
+            for script in self.scripts(indices, tag):
+                script.path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(script.path, script.text.encode())
+                sent.append(slurm.submit(script.path))
+                offset = int(script.path.stem.rsplit("-", 1)[1])
+                for index in script.indices:
+                    self.stage.member(index).ledger.queued(f"{sent[-1]}_{index - offset}")
+        except slurm.SlurmError:
+            slurm.cancel(sent)
+            raise
+        return sent
+
+    def _start_pool(self, indices: Sequence[int]) -> None:
+        if self._pool is None:
+            self._pool = LocalPool(self.stage, self.workers)
+        self._pool.stage = self.stage
+        self._pool.add(self.stage.member(index) for index in indices)
+
+    def _run_inline(self, indices: Sequence[int]) -> None:
+        from cluster.execution import UNFINISHED, execute  # brings torch
+
+        for index in indices:
+            status = UNFINISHED
+            while status == UNFINISHED:
+                status = execute(self.stage, index, signals.StopFlag(os.getpid()), redirect=False)
+
+
+def results(jobs: Iterable[RobustJob]) -> Iterator[tuple[RobustJob, Any | BaseException]]:
+    """Each job with what it returned or raised, as many as there are, none hiding another."""
+    for job in jobs:
+        error = job.exception()
+        yield job, job.result() if error is None else error
+
+
+def _resolve(backend: Backend) -> Backend:
+    if backend != "auto":
+        return backend
+    return "slurm" if slurm.available() else "local"
+
+
+def _noted(outcome: Outcome) -> BaseException | None:
+    if outcome.error is not None and not isinstance(outcome.error, RemoteError):
+        outcome.error.add_note(f"raised in attempt {outcome.attempt}:\n{outcome.traceback}")
+    return outcome.error

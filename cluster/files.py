@@ -1,0 +1,91 @@
+"""Durable files: whole or absent, and appended a line at a time."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable: a rename survives a power cut only after this."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a unique temporary file that takes the name ``path`` when the block ends well.
+
+    The bytes are fsynced before the rename and the directory after it, so a reader, at any
+    moment and after any crash, sees the old file or the new one and never a part. When the
+    block raises, the temporary file is removed and ``path`` is as it was.
+    """
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write ``content`` under ``path`` so that no one ever reads a part of it."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON line durably.
+
+    One ``write`` on an ``O_APPEND`` descriptor: concurrent writers do not mix their lines. A line
+    that an earlier writer left torn is closed first, so that it spoils itself alone.
+    """
+    line = (json.dumps(record, sort_keys=True) + "\n").encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        if not _ends_with_newline(descriptor):
+            line = b"\n" + line
+        _write_whole(descriptor, line)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the JSON objects of a file of lines, leaving out lines that a killed writer tore."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _ends_with_newline(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
+
+
+def _write_whole(descriptor: int, content: bytes) -> None:
+    # A short write happens only on a full disk; the second call then raises the reason.
+    while content:
+        content = content[os.write(descriptor, content) :]

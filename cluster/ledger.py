@@ -1,0 +1,136 @@
+"""The ledger: an append-only record of a member's attempts and of what was decided about them."""
+
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.cause import Cause
+from cluster.files import append_line, read_lines
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """One execution of a member, as the ledger tells it.
+
+    Attributes:
+        number: 1 for the first attempt of the member.
+        started: Seconds since the epoch.
+        where: Host, process and Slurm ids.
+        ended: Seconds since the epoch, or None while it runs or where nothing noted its end.
+        cause: Why it ended, or None likewise.
+        detail: The step reached, an error's text, an exit status.
+    """
+
+    number: int
+    started: float
+    where: Mapping[str, Any]
+    ended: float | None = None
+    cause: Cause | None = None
+    detail: Mapping[str, Any] | None = None
+
+
+class Ledger:
+    """The ledger of one member, ``ledger.jsonl`` in its directory.
+
+    Lines are only ever added. What they add up to (attempts, budgets spent, state) is worked out
+    by reading them, so that a process killed between two lines leaves nothing inconsistent.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def queued(self, job_id: str | None) -> None:
+        """Note a submission; with ``retry`` semantics it opens fresh budgets."""
+        self._append("queued", job_id=job_id)
+
+    def start(self, where: Mapping[str, Any]) -> int:
+        """Note that an attempt starts, and return its number."""
+        number = self.attempt_count() + 1
+        self._append("start", attempt=number, where=dict(where))
+        return number
+
+    def end(self, number: int, cause: Cause, **detail: Any) -> None:
+        """Note why attempt ``number`` ended. A second end of the same attempt is ignored."""
+        if self.open_attempt() == number:
+            self._append("end", attempt=number, cause=cause.value, **detail)
+
+    def cancel(self) -> None:
+        """Note that the user no longer wants the member."""
+        self._append("cancel")
+
+    def events(self) -> list[dict[str, Any]]:
+        """All lines, oldest first."""
+        return read_lines(self.path)
+
+    def attempts(self) -> list[AttemptRecord]:
+        """All attempts, oldest first."""
+        records: dict[int, AttemptRecord] = {}
+        for event in self.events():
+            number = event.get("attempt")
+            if event["event"] == "start" and isinstance(number, int):
+                records[number] = AttemptRecord(number, event["time"], event["where"])
+            elif event["event"] == "end" and number in records:
+                records[number] = _ended(records[number], event)
+        return list(records.values())
+
+    def attempt_count(self) -> int:
+        """How many attempts have started."""
+        return sum(event["event"] == "start" for event in self.events())
+
+    def open_attempt(self) -> int | None:
+        """The number of the last attempt if its end has not been noted."""
+        attempts = self.attempts()
+        return attempts[-1].number if attempts and attempts[-1].cause is None else None
+
+    def spent(self) -> Counter[Cause]:
+        """Starts that each cause has cost since the last submission.
+
+        Counted at the start that follows an end, so only a requeue that came to pass is charged.
+        An attempt without an end was killed before anything could note it.
+        """
+        spent: Counter[Cause] = Counter()
+        last: Cause | None = None
+        for event in self.events():
+            match event["event"]:
+                case "queued":
+                    spent, last = Counter(), None
+                case "start":
+                    if last is not None:
+                        spent[last] += 1
+                    last = Cause.KILLED
+                case "end":
+                    last = Cause(event["cause"])
+        return spent
+
+    def wanted(self) -> bool:
+        """Whether the user has not cancelled the member since it was last queued."""
+        marks = [e["event"] for e in self.events() if e["event"] in ("queued", "cancel")]
+        return not marks or marks[-1] == "queued"
+
+    def last_job_id(self) -> str | None:
+        """The Slurm id of the last submission, ``None`` for a local one."""
+        ids = [e.get("job_id") for e in self.events() if e["event"] == "queued"]
+        return ids[-1] if ids else None
+
+    def _append(self, event: str, **fields: Any) -> None:
+        append_line(self.path, {"event": event, "time": time.time(), **fields})
+
+
+def here() -> dict[str, Any]:
+    """Where this process runs: host, process id and Slurm's ids."""
+    names = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_NODELIST")
+    slurm = {n.lower(): os.environ[f"SLURM_{n}"] for n in names if f"SLURM_{n}" in os.environ}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "slurm": slurm}
+
+
+def _ended(record: AttemptRecord, event: Mapping[str, Any]) -> AttemptRecord:
+    known = ("event", "time", "attempt", "cause")
+    detail = {key: value for key, value in event.items() if key not in known}
+    return AttemptRecord(
+        record.number, record.started, record.where, event["time"], Cause(event["cause"]), detail
+    )

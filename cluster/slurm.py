@@ -1,0 +1,162 @@
+"""Slurm's commands: what they are asked, and how their answers read."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from cluster.cause import JobFacts
+
+
+class SlurmError(Exception):
+    """A command of Slurm's is missing, refused what it was asked, or did not answer."""
+
+
+def available() -> bool:
+    """Whether jobs can be submitted from this machine."""
+    return shutil.which("sbatch") is not None and _answers()
+
+
+def run(command: Sequence[str], timeout: float = 60.0) -> str:
+    """Run a command of Slurm's and return what it printed.
+
+    Raises:
+        SlurmError: It is not installed, failed, or did not answer in time.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except FileNotFoundError as error:
+        raise SlurmError(
+            f"'{command[0]}' is not installed here: expected Slurm's client commands on PATH. "
+            "Use a login node, '--backend local', or 'yaoki slurmbox up'."
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise SlurmError(f"'{command[0]}' did not answer within {timeout:.0f} s") from error
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()
+        raise SlurmError(f"'{' '.join(command)}' exited {done.returncode}: {said}")
+    return done.stdout
+
+
+def submit(script: Path) -> str:
+    """Submit a batch script and return the job id.
+
+    Raises:
+        SlurmError: sbatch refused it.
+    """
+    return run(["sbatch", "--parsable", str(script)]).strip().split(";")[0]
+
+
+def test_only(script: Path) -> str:
+    """Let Slurm check a batch script without submitting it; returns its estimate of the start.
+
+    Raises:
+        SlurmError: sbatch would refuse it.
+    """
+    done = subprocess.run(
+        ["sbatch", "--test-only", str(script)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise SlurmError(f"sbatch --test-only refuses {script}: {done.stderr.strip()}")
+    return done.stderr.strip()
+
+
+def max_array_size() -> int:
+    """One more than the largest array index that this cluster takes."""
+    match = re.search(r"MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"]))
+    return int(match[1]) if match else 1001
+
+
+def job_facts(job_id: str) -> JobFacts | None:
+    """What Slurm says of a job that runs or ended just now, or None where it cannot be asked."""
+    try:
+        text = run(["scontrol", "show", "job", "--oneliner", job_id], timeout=20)
+    except SlurmError:
+        return None
+    return parse_job_facts(text)
+
+
+def parse_job_facts(text: str) -> JobFacts:
+    """Read a line of ``scontrol show job --oneliner``."""
+    fields = dict(re.findall(r"(\w+)=(\S*)", text))
+    return JobFacts(
+        state=fields.get("JobState", "UNKNOWN"),
+        end_time=_timestamp(fields.get("EndTime", "")),
+        preempted=_timestamp(fields.get("PreemptTime", "")) is not None,
+    )
+
+
+def requeue(job_id: str) -> None:
+    """Put a job, or one element of an array, back into the queue.
+
+    Raises:
+        SlurmError: Slurm refused; the job ends here.
+    """
+    run(["scontrol", "requeue", job_id])
+
+
+def cancel(job_ids: Sequence[str]) -> None:
+    """Cancel jobs or elements of arrays.
+
+    Raises:
+        SlurmError: scancel failed.
+    """
+    if job_ids:
+        run(["scancel", *job_ids])
+
+
+def queued_states(job_ids: Sequence[str]) -> dict[str, str]:
+    """States of the jobs that Slurm still holds, one query for all, by ``job`` or ``job_task``.
+
+    Raises:
+        SlurmError: Slurm did not answer. A job that it has forgotten is simply absent.
+    """
+    if not job_ids:
+        return {}
+    wanted = ",".join(sorted(set(job_ids)))
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T"]
+    try:
+        text = run([*command, f"--jobs={wanted}"])
+    except SlurmError as error:
+        if "Invalid job id" in str(error):
+            return {}
+        raise
+    return dict(line.strip().split("|", 1) for line in text.splitlines() if "|" in line)
+
+
+def own_job_id() -> str | None:
+    """The id of the job this process runs in, as scontrol takes it, e.g. ``17_3``."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def _answers() -> bool:
+    try:
+        run(["scontrol", "ping"], timeout=20)
+    except SlurmError:
+        return False
+    return True
+
+
+def _timestamp(text: str) -> float | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time.mktime(moment.timetuple())
+
+
+def previous_state(job_id: str) -> str | None:
+    """How the run of a job before the present one ended, or None where accounting cannot say."""
+    command = ["sacct", "--duplicates", "--noheader", "--parsable2", "--allocations"]
+    try:
+        text = run([*command, "--format=State", f"--jobs={job_id}"], timeout=20)
+    except SlurmError:
+        return None
+    states = [line.split()[0] for line in text.splitlines() if line.strip()]
+    ended = [state for state in states if state not in ("RUNNING", "PENDING", "COMPLETING")]
+    return ended[-1] if ended else None

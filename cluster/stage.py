@@ -1,0 +1,119 @@
+"""A stage: an array of members that run the same function, and the rules they live by."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.cause import Budgets, Cause
+from cluster.files import write_atomic
+from cluster.member import Member
+
+
+class RunError(Exception):
+    """A run directory is missing, is not one, or belongs to something else."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An array of members, as it is written into the run directory.
+
+    Every process that has to decide about a member (the worker on the node, the exit trap of the
+    batch script, a command typed a week later) reads the same rules from here.
+
+    Args:
+        run: The run directory.
+        name: The stage's name, one path component.
+        order: Its place among the stages of the run, from 0.
+        members: How many members it has.
+        cpus: Cores of one member.
+        budgets: How often each cause may start a member again.
+        checkpoint_seconds: The time between saves.
+        keep: Checkpoints to keep.
+        signal_delay: Seconds before the time limit at which a member is told to leave.
+    """
+
+    run: Path
+    name: str
+    order: int = 0
+    members: int = 0
+    cpus: int = 1
+    budgets: Budgets = field(default_factory=Budgets)
+    checkpoint_seconds: float = 60.0
+    keep: int = 2
+    signal_delay: int = 90
+
+    @property
+    def directory(self) -> Path:
+        """Where its members lie."""
+        return self.run / "members" / self.name
+
+    def member(self, index: int) -> Member:
+        """One of its members.
+
+        Raises:
+            RunError: There is no such member.
+        """
+        if not 0 <= index < self.members:
+            raise RunError(
+                f"stage '{self.name}' has members 0 to {self.members - 1}, found {index}"
+            )
+        return Member(self.run, self.name, index)
+
+    def __iter__(self) -> Iterator[Member]:
+        return (Member(self.run, self.name, index) for index in range(self.members))
+
+    def save(self) -> None:
+        """Write the rules durably."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        record = {key: value for key, value in asdict(self).items() if key != "run"}
+        write_atomic(self.directory / "stage.json", json.dumps(record, indent=1).encode())
+
+    @classmethod
+    def load(cls, run: Path, name: str) -> "Stage":
+        """Read the rules of a stage.
+
+        Raises:
+            RunError: There is no such stage.
+        """
+        path = run / "members" / name / "stage.json"
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+        except FileNotFoundError as error:
+            found = ", ".join(stage.name for stage in load_stages(run)) or "none"
+            raise RunError(f"{run}: expected a stage '{name}', found: {found}") from error
+        except ValueError as error:
+            raise RunError(f"{path}: expected JSON, found something else: {error}") from error
+        return cls(run=run, **{**record, "budgets": Budgets(**record["budgets"])})
+
+
+def load_stages(run: Path) -> list[Stage]:
+    """All stages of a run that have been laid out, in order."""
+    names = (path.parent.name for path in (run / "members").glob("*/stage.json"))
+    return sorted((Stage.load(run, name) for name in names), key=lambda stage: stage.order)
+
+
+def wants_another_attempt(member: Member, budgets: Budgets) -> bool:
+    """Whether a member whose last attempt has ended should be started again.
+
+    Never while an attempt is open, after it finished, or when the user has cancelled it.
+    """
+    ledger = member.ledger
+    attempts = ledger.attempts()
+    if not attempts or not ledger.wanted():
+        return False
+    cause = attempts[-1].cause
+    if cause in (None, Cause.FINISHED, Cause.CANCELLED):
+        return False
+    return budgets.allows(cause, ledger.spent())
+
+
+def over_budget(member: Member, budgets: Budgets) -> list[Cause]:
+    """Causes that have started the member more often than they may.
+
+    Slurm starts a preempted job or one from a dead node again by itself, without asking; this is
+    where such a chain ends.
+    """
+    spent = member.ledger.spent()
+    return [cause for cause, count in spent.items() if count > int(getattr(budgets, cause, 0))]
