@@ -4,6 +4,7 @@ import pickle
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import cloudpickle
@@ -18,11 +19,23 @@ class RemoteError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """A function and its arguments."""
+    """A function and its arguments.
 
-    function: Callable[..., Any]
+    The function may be named (``"package.module:function"``): it is then imported on the node
+    alone, and laying the call down imports nothing.
+    """
+
+    function: Callable[..., Any] | str
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def resolve(self) -> Callable[..., Any]:
+        """The function itself."""
+        if callable(self.function):
+            return self.function
+        module, _, name = self.function.partition(":")
+        function: Callable[..., Any] = getattr(import_module(module), name)
+        return function
 
     def save(self, member: Member) -> None:
         """Lay the call down in the member's directory."""

@@ -3,7 +3,9 @@
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cluster import signals, slurm
 from cluster.aftermath import settle_lost_attempt
@@ -77,10 +79,18 @@ def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> i
 
 def _call(member: Member, attempt: Attempt) -> object:
     call = Call.load(member)
-    kwargs = dict(call.kwargs)
-    parameters = inspect.signature(call.function).parameters
-    kwargs |= {n: v for n, v in (("member", member), ("attempt", attempt)) if n in parameters}
-    return call.function(*call.args, **kwargs)
+    function = call.resolve()
+    offered = {"member": member, "attempt": attempt}
+    taken = _parameters(function) & offered.keys()
+    kwargs = dict(call.kwargs) | {name: offered[name] for name in taken}
+    return function(*call.args, **kwargs)
+
+
+def _parameters(function: Callable[..., Any]) -> set[str]:
+    try:
+        return set(inspect.signature(function).parameters)
+    except ValueError:  # some builtins have no signature
+        return set()
 
 
 def _cause_of_stop(stage: Stage, member: Member, stop: signals.StopFlag) -> Cause:

@@ -45,8 +45,10 @@ class ScriptWriter:
         Raises:
             ValueError: submitit knows no such parameter.
         """
-        known = {name.removeprefix("slurm_"): value for name, value in parameters.items()}
-        self._renderer.update_parameters(**known)
+        # As AutoExecutor does: names of its own are translated, those of Slurm's taken as they are.
+        own = {n: v for n, v in parameters.items() if not n.startswith("slurm_")}
+        slurms = {n.removeprefix("slurm_"): v for n, v in parameters.items() if n not in own}
+        self._renderer.update_parameters(**self._renderer._convert_parameters(own), **slurms)
 
     def scripts(
         self, stage: Stage, indices: Sequence[int], chunk: int, tag: str = ""

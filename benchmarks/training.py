@@ -1,0 +1,213 @@
+"""Seconds a training step of the Kolmogorov score network, against a plain PyTorch rendering.
+
+    python benchmarks/training.py                    # batch 32, all cores: the real thing
+    python benchmarks/training.py --batch 4 --threads 1
+
+Every measurement is a process of its own with its own environment. The candidates take turns, so
+that a machine whose load changes is unfair to none, and the median over rounds is printed. All
+hold the same weights and see the same batch; their losses are printed to show that they agree.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from kernels.score import LocalScoreUNet, TimeEmbedding  # noqa: E402  (after the path)
+from kernels.sde import VPSDE, denoising_loss  # noqa: E402
+
+CHANNELS, SIZE, EMBEDDING = 10, 64, 64
+WIDTHS, BLOCKS = (96, 192, 384), (3, 3, 3)
+
+ALLOCATOR = {
+    # Activations of tens of megabytes are mapped and unmapped at every use by default, and the
+    # kernel zeroes their pages each time.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+BINDING = {"OMP_PROC_BIND": "true"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network under one environment."""
+
+    name: str
+    network: str
+    environment: dict[str, str]
+
+
+class PlainNorm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, dim=1, keepdim=True)
+        return (x - mean) / (variance + 1e-5).sqrt()
+
+
+def plain_conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, padding_mode="circular")
+
+
+class PlainBlock(nn.Module):
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.project = nn.Sequential(nn.Linear(EMBEDDING, c), nn.Unflatten(-1, (c, 1, 1)))
+        self.residue = nn.Sequential(PlainNorm(), plain_conv(c, c), nn.SiLU(), plain_conv(c, c))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.residue(x + self.project(y))
+
+
+class PlainNetwork(nn.Module):
+    """The U-Net as one would write it: NCHW, separate normalization, padding by the framework."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        heads: list[nn.Module] = [plain_conv(CHANNELS + 1, WIDTHS[0])]
+        tails: list[nn.Module] = [plain_conv(WIDTHS[0], CHANNELS)]
+        for fine, coarse in pairwise(WIDTHS):
+            heads.append(nn.Sequential(plain_conv(fine, coarse, 2)))
+            up = nn.Upsample(scale_factor=2.0)
+            tails.append(nn.Sequential(PlainNorm(), up, plain_conv(coarse, fine)))
+        stacks = [
+            [
+                nn.ModuleList(PlainBlock(c) for _ in range(n))
+                for c, n in zip(WIDTHS, BLOCKS, strict=True)
+            ]
+            for _ in range(2)
+        ]
+        self.heads, self.tails = nn.ModuleList(heads), nn.ModuleList(reversed(tails))
+        self.descent, self.ascent = nn.ModuleList(stacks[0]), nn.ModuleList(reversed(stacks[1]))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        skips = []
+        for head, blocks in zip(self.heads, self.descent, strict=True):
+            x = head(x)
+            for block in blocks:
+                x = block(x, y)
+            skips.append(x)
+        skips.pop()
+        for blocks, tail in zip(self.ascent, self.tails, strict=True):
+            for block in blocks:
+                x = block(x, y)
+            x = tail(x) + skips.pop() if skips else tail(x)
+        return x
+
+
+class PlainScore(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = TimeEmbedding(EMBEDDING)
+        self.network = PlainNetwork()
+        self.register_buffer("forcing", torch.zeros(1, SIZE, SIZE))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        forcing = self.forcing.expand(len(x), 1, SIZE, SIZE)
+        return self.network(torch.cat((x, forcing), dim=1), self.embedding(t))
+
+
+def measure(network: str, batch: int, steps: int, threads: int) -> dict[str, object]:
+    """Seconds of each training step after one that is not counted, and the first loss."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    ours = LocalScoreUNet(CHANNELS, SIZE, hidden_channels=WIDTHS, hidden_blocks=BLOCKS)
+    model: nn.Module = ours
+    if network == "plain":
+        model = PlainScore()
+        model.load_state_dict(ours.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=1e-3)
+    data = torch.Generator().manual_seed(1)
+    x, noise = torch.randn(2, batch, CHANNELS, SIZE, SIZE, generator=data)
+    t = torch.rand(batch, generator=data)
+    seconds, losses = [], []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=network == "bf16"):
+            loss = denoising_loss(model, VPSDE(), x, t, noise).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - start)
+        losses.append(float(loss.detach()))
+    return {"seconds": seconds[1:], "loss": losses[0]}
+
+
+def run(candidate: Candidate, options: argparse.Namespace) -> dict[str, object]:
+    """Measure a candidate in a process of its own."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "OMP_"))}
+    environment = clean | {"OMP_NUM_THREADS": str(options.threads)} | candidate.environment
+    command = [sys.executable, __file__, "--measure", candidate.network]
+    for name in ("batch", "steps", "threads"):
+        command += [f"--{name}", str(getattr(options, name))]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{candidate.name} failed ({result.returncode}):\n{result.stderr}")
+    found: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def candidates(options: argparse.Namespace) -> list[Candidate]:
+    chosen = [
+        Candidate("plain", "plain", {}),
+        Candidate("plain, allocator", "plain", ALLOCATOR),
+        Candidate("ours", "ours", {}),
+        Candidate("ours, allocator", "ours", ALLOCATOR),
+    ]
+    if options.threads > 1:
+        chosen.append(Candidate("ours, allocator, bound threads", "ours", ALLOCATOR | BINDING))
+    if options.bf16:
+        chosen.append(Candidate("ours, allocator, bf16 autocast", "bf16", ALLOCATOR))
+    return chosen
+
+
+def report(results: dict[str, list[dict[str, object]]]) -> None:
+    medians = {
+        name: statistics.median(s for found in runs for s in found["seconds"])  # type: ignore[attr-defined]
+        for name, runs in results.items()
+    }
+    print(f"\n{'':34}{'s / step':>10}{'of plain':>10}{'faster':>9}{'first loss':>13}")
+    for name, seconds in medians.items():
+        ratio, loss = medians["plain"] / seconds, results[name][0]["loss"]
+        print(f"{name:34}{seconds:10.2f}{1 / ratio:10.2f}{ratio:8.2f}x{loss:13.6f}")
+    print(
+        f"\nours with the launcher's settings: {medians['plain'] / medians['ours, allocator']:.2f}"
+        "x faster than plain PyTorch with none"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=1, help="timed steps a process")
+    parser.add_argument("--rounds", type=int, default=3, help="processes a candidate")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--bf16", action="store_true", help="slow without bf16 arithmetic")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.batch, options.steps, options.threads)))
+        return
+    results: dict[str, list[dict[str, object]]] = {}
+    print(f"batch {options.batch}, {options.threads} threads, {torch.__version__}")
+    for turn in range(options.rounds):
+        for candidate in candidates(options):
+            found = run(candidate, options)
+            results.setdefault(candidate.name, []).append(found)
+            print(f"round {turn + 1}: {candidate.name}: {found['seconds']}", flush=True)
+    report(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Where every member of a run stands, from its directory and one question to Slurm."""
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cluster import slurm
+from cluster.cause import Cause
+from cluster.ledger import AttemptRecord
+from cluster.member import Member
+from cluster.stage import Stage, load_stages, wants_another_attempt
+
+
+class State(StrEnum):
+    """Where a member stands."""
+
+    PLANNED = "planned"
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+#: States out of which only ``retry`` brings a member.
+ENDED_SHORT = (State.FAILED, State.CANCELLED, State.LOST)
+
+
+@dataclass(frozen=True)
+class MemberStatus:
+    """Where one member stands.
+
+    Attributes:
+        stage: Its stage.
+        index: Its global index.
+        state: Where it stands.
+        attempts: Attempts started.
+        step: The last step reported, if any.
+        of: How many steps there are.
+        cause: Why the last ended attempt ended.
+        job_id: Slurm's id of its last submission.
+        detail: An error's text or what Slurm says.
+    """
+
+    stage: str
+    index: int
+    state: State
+    attempts: int
+    step: int | None
+    of: int | None
+    cause: Cause | None
+    job_id: str | None
+    detail: str
+
+
+def run_status(run: Path) -> list[MemberStatus]:
+    """The status of every member of a run, stage by stage.
+
+    Raises:
+        SlurmError: The run is on Slurm and Slurm does not answer.
+    """
+    stages = load_stages(run)
+    job_ids = {m: m.ledger.last_job_id() for stage in stages for m in stage}
+    arrays = sorted({job.split("_")[0] for job in job_ids.values() if job})
+    queue = slurm.queued_states(arrays)
+    return [_status(stage, m, job_ids[m], queue) for stage in stages for m in stage]
+
+
+def _status(
+    stage: Stage, member: Member, job_id: str | None, queue: Mapping[str, str]
+) -> MemberStatus:
+    attempts = member.ledger.attempts()
+    slurm_state = queue.get(job_id) if job_id else None
+    state = _state(stage, member, attempts, job_id, slurm_state)
+    ended = [attempt for attempt in attempts if attempt.cause is not None]
+    progress = _progress(member)
+    return MemberStatus(
+        stage=stage.name,
+        index=member.index,
+        state=state,
+        attempts=len(attempts),
+        step=progress.get("step"),
+        of=progress.get("of"),
+        cause=ended[-1].cause if ended else None,
+        job_id=job_id,
+        detail=_detail(attempts, slurm_state, state),
+    )
+
+
+def _state(
+    stage: Stage,
+    member: Member,
+    attempts: list[AttemptRecord],
+    job_id: str | None,
+    slurm_state: str | None,
+) -> State:
+    last = attempts[-1] if attempts else None
+    if last is not None and last.cause is Cause.FINISHED:
+        return State.FINISHED
+    if not member.ledger.wanted() and not _alive(last, job_id, slurm_state):
+        return State.CANCELLED
+    events = [event["event"] for event in member.ledger.events()]
+    if "queued" not in events:
+        return State.PLANNED
+    if _alive(last, job_id, slurm_state):
+        return State.RUNNING
+    pending = slurm_state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING")
+    if job_id is not None and not pending:
+        return _gone(last, slurm_state)
+    if events[-1] == "queued":
+        return State.QUEUED
+    if last is not None and last.cause is None:
+        return State.WAITING if pending else State.LOST
+    return State.WAITING if wants_another_attempt(member, stage.budgets) else _gone(last, None)
+
+
+def _alive(last: AttemptRecord | None, job_id: str | None, slurm_state: str | None) -> bool:
+    if job_id is not None:
+        return slurm_state in ("RUNNING", "COMPLETING", "STOPPED", "RESIZING", "SIGNALING")
+    if last is None or last.cause is not None:
+        return False
+    if last.where["host"] != socket.gethostname():
+        return True
+    return _same_process(int(last.where["pid"]), last.started)
+
+
+def _same_process(pid: int, started: float) -> bool:
+    # A process id may belong to someone else by now; ours was there before it wrote its ledger.
+    try:
+        return psutil.Process(pid).create_time() <= started + 1.0 and pid != os.getpid()
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _gone(last: AttemptRecord | None, slurm_state: str | None) -> State:
+    """Slurm, or the local pool, has nothing more to do with the member."""
+    if slurm_state == "CANCELLED" or (last is not None and last.cause is Cause.CANCELLED):
+        return State.CANCELLED
+    return State.FAILED if last is not None and last.cause is not None else State.LOST
+
+
+def _detail(attempts: list[AttemptRecord], slurm_state: str | None, state: State) -> str:
+    if state is State.FINISHED:
+        return ""
+    ended = [attempt for attempt in attempts if attempt.detail]
+    error = (ended[-1].detail or {}).get("error") if ended else None
+    if error and state in ENDED_SHORT:
+        return str(error)
+    return f"Slurm: {slurm_state}" if slurm_state else ""
+
+
+def _progress(member: Member) -> dict[str, Any]:
+    try:
+        progress = json.loads(member.progress_file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return progress if isinstance(progress, dict) else {}

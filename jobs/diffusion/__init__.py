@@ -1,0 +1,1 @@
+"""Score-based data assimilation of Kolmogorov flow: simulate, train, assimilate, collect."""

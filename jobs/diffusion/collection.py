@@ -1,0 +1,195 @@
+"""Stage ``collect``: verify and seal the ensemble, measure how good it is, and show it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cluster import Member
+from cluster.files import write_atomic
+from jobs.diffusion.assimilation import ensemble_path
+from jobs.diffusion.config import DiffusionConfig
+from jobs.diffusion.observing import Scene, interpolated, scene
+from kernels.flow import energy_spectrum, vorticity
+from pipelines.ensemble import collect as seal
+from pipelines.evaluation import crps, ensemble_mean_spread, rmse, spread_error_ratio
+from pipelines.figures import LossCurve, loss_curves, png_bytes, spectra, vorticity_panel
+from pipelines.report import Fact, Picture, Table, write_report
+from pipelines.tracking import read_metrics
+
+Metrics = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def collect(config: DiffusionConfig, member: Member) -> dict[str, float]:
+    """Seal the ensemble, write ``report/``, and return the evaluation.
+
+    Raises:
+        EnsembleError: A member is missing or damaged.
+    """
+    return summarize(config, member.run)
+
+
+def summarize(config: DiffusionConfig, run: Path, partial: bool = False) -> dict[str, float]:
+    """Seal what is whole, evaluate it, and write the report.
+
+    Args:
+        config: The job.
+        run: The run directory.
+        partial: Go on although members are missing.
+    """
+    torch.set_num_threads(config.resources.collect.cpus)
+    manifest = seal(ensemble_path(run), partial)
+    samples = _samples(run, manifest["valid"])
+    seen = scene(config, run)
+    baseline = interpolated(config, run, seen)
+    scores = evaluate(samples, seen, baseline)
+    (run / "report").mkdir(exist_ok=True)
+    write_atomic(run / "report" / "evaluation.json", json.dumps(scores, indent=1).encode())
+    _write_page(config, run, scores, samples, seen)
+    return scores
+
+
+def evaluate(samples: Tensor, seen: Scene, baseline: Tensor) -> dict[str, float]:
+    """How good the posterior is.
+
+    Args:
+        samples: All posterior samples, (n, frames, 2, size, size).
+        seen: Truth and observations.
+        baseline: Optimal interpolation of the same observations.
+
+    Returns:
+        Root-mean-square errors against the truth of the posterior mean, of one sample, of the
+        interpolation, and of the truth's own variation (what a guess of zero would get); CRPS;
+        ratio of spread to error; standard deviation of the residual of the observations.
+    """
+    truth = seen.truth.numpy()
+    members = samples.numpy()
+    return {
+        "posterior_mean_rmse": rmse(ensemble_mean_spread(members).mean, truth),
+        "sample_rmse": rmse(members, np.broadcast_to(truth, members.shape)),
+        "interpolation_rmse": rmse(baseline.numpy(), truth),
+        "zero_rmse": rmse(np.zeros_like(truth), truth),
+        "crps": crps(members, truth),
+        "spread_error_ratio": spread_error_ratio(members, truth),
+        "residual_std": float((seen.observe(samples) - seen.observed).std()),
+        "observation_std": seen.std,
+    }
+
+
+def _samples(run: Path, valid: Sequence[int]) -> Tensor:
+    import zarr
+
+    array = zarr.open_array(ensemble_path(run), path="velocity", mode="r")
+    return torch.from_numpy(np.concatenate([np.asarray(array[index]) for index in valid]))
+
+
+def _write_page(
+    config: DiffusionConfig, run: Path, scores: Mapping[str, float], samples: Tensor, seen: Scene
+) -> None:
+    metrics = {f"member {m}": _metrics(run, m) for m in range(config.members)}
+    pictures = [
+        Picture(
+            "Vorticity: the truth, what was observed of it, and what the posterior says.",
+            "Rows of vorticity fields over time: truth, observation, members, mean and spread.",
+            png_bytes(_panel(config, samples, seen)),
+        ),
+        Picture(
+            "Denoising loss of every member; the dashed line is the best that any linear "
+            "denoiser can reach.",
+            "Loss curves of the members over the training steps, with the Wiener floor.",
+            png_bytes(_losses(metrics)),
+        ),
+        Picture(
+            "Energy spectrum of the truth and of the posterior samples, averaged over time.",
+            "Energy against wavenumber for the truth and the band of the samples.",
+            png_bytes(_spectra(samples, seen)),
+        ),
+    ]
+    write_report(
+        run,
+        "Kolmogorov flow, assimilated",
+        _facts(config, scores),
+        [_training_table(metrics)],
+        pictures,
+        lead=f"{config.members} networks, {len(samples)} posterior samples, one observation.",
+    )
+
+
+def _facts(config: DiffusionConfig, scores: Mapping[str, float]) -> list[Fact]:
+    gain = 1 - scores["posterior_mean_rmse"] / scores["interpolation_rmse"]
+    ask = config.observation
+    seen = 1 / (ask.space**2 * ask.time)
+    return [
+        Fact(
+            "Error of the posterior mean",
+            round(scores["posterior_mean_rmse"], 4),
+            f"optimal interpolation {scores['interpolation_rmse']:.4f}: {gain:+.0%} better",
+        ),
+        Fact("Spread over error", round(scores["spread_error_ratio"], 3), "1 is calibrated"),
+        Fact("CRPS", round(scores["crps"], 4), "of the velocity; less is better"),
+        Fact(
+            "Residual of the observations",
+            round(scores["residual_std"], 4),
+            f"their noise is {scores['observation_std']}",
+        ),
+        Fact("Observed", f"{seen:.1%}", f"every {ask.space} cells, every {ask.time} frames"),
+    ]
+
+
+def _training_table(metrics: Metrics) -> Table:
+    rows = []
+    for name, history in metrics.items():
+        if history:
+            last = history[-1]
+            best = min((row["validation"] for row in history if "validation" in row), default=None)
+            rows.append([name, last["step"], last["loss"], best, int(last["skipped"])])
+    columns = ["Member", "Steps", "Training loss", "Best validation", "Skipped steps"]
+    return Table("Training", columns, rows)
+
+
+def _metrics(run: Path, member: int) -> list[dict[str, Any]]:
+    path = Member(run, "train", member).directory / "metrics.jsonl"
+    return [dict(row) for row in read_metrics(path)] if path.exists() else []
+
+
+def _losses(metrics: Metrics) -> Any:
+    curves, floor = {}, None
+    for name, history in metrics.items():
+        validated = [row for row in history if "validation" in row]
+        curves[name] = LossCurve(
+            [row["step"] for row in history],
+            [row["loss"] for row in history],
+            [row["step"] for row in validated],
+            [row["validation"] for row in validated],
+        )
+        floor = history[0]["wiener_floor"] if history else floor
+    return loss_curves(curves, floor, "Wiener floor", "denoising loss")
+
+
+def _panel(config: DiffusionConfig, samples: Tensor, seen: Scene) -> Any:
+    members = vorticity(samples).numpy()
+    moments = ensemble_mean_spread(members)
+    observation = np.where(
+        torch.isnan(seen.observed_field()[:, 0]).numpy(), np.nan, vorticity(seen.truth).numpy()
+    )
+    times = [round(n * config.simulation.frame, 3) for n in range(len(seen.truth))]
+    first_of_each = members[:: config.assimilation.samples]
+    return vorticity_panel(
+        vorticity(seen.truth).numpy(),
+        first_of_each,
+        moments.mean,
+        moments.spread,
+        observation,
+        times,
+    )
+
+
+def _spectra(samples: Tensor, seen: Scene) -> Any:
+    truth = energy_spectrum(seen.truth).mean(dim=0).numpy()
+    members: NDArray[Any] = energy_spectrum(samples).mean(dim=1).numpy()
+    return spectra(np.arange(len(truth)), truth, members)

@@ -1,0 +1,20 @@
+"""Configurations: YAML 1.2 in, one frozen and typed object out, every problem told by its line."""
+
+from cluster.quantities import MemorySize, Walltime
+from pipelines.config.fields import Config
+from pipelines.config.loader import ConfigError, Source
+from pipelines.config.render import digest, dump_yaml
+from pipelines.config.resolve import Resolved, load, preset_names
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "MemorySize",
+    "Resolved",
+    "Source",
+    "Walltime",
+    "digest",
+    "dump_yaml",
+    "load",
+    "preset_names",
+]

@@ -1,0 +1,249 @@
+"""The training loop: one optimizer step at a time, its whole state in the open."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from cluster import Accumulator
+from pipelines.config import Config
+
+Record = Callable[[int, Mapping[str, float]], None]
+"""Takes the number of steps done and the metrics at that point."""
+
+BatchT = TypeVar("BatchT")
+
+
+class TrainingConfig(Config):
+    """How a network is trained.
+
+    Attributes:
+        epochs: Passes over the training set.
+        batch: Samples that the optimizer sees in a step.
+        microbatch: Samples on the device at once, at first; out of memory halves it.
+        grain: Samples that go through the network together. The gradient is the sum over grains
+            in order, and so the same bit for bit for every microbatch that is a multiple of it.
+        learning_rate: At the start.
+        weight_decay: Of AdamW.
+        schedule: How the learning rate falls, epoch by epoch.
+        clip: Largest norm of the gradient, or None for no clipping.
+        ema: Decay of the averaged weights a step, or None for none.
+        patience: Validations without a new best after which training stops, or None.
+        validate_every: Epochs between validations.
+        precision: ``fp32``, or ``bf16`` for autocast.
+        max_skipped: Fraction of steps that may be skipped because they were not finite.
+    """
+
+    epochs: int = 4096
+    batch: int = 32
+    microbatch: int = 32
+    grain: int = 8
+    learning_rate: float = 2e-4
+    weight_decay: float = 1e-3
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    clip: float | None = None
+    ema: float | None = None
+    patience: int | None = None
+    validate_every: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    max_skipped: float = 0.01
+
+
+class NonFiniteError(Exception):
+    """Too many steps had a loss or gradient that was not finite."""
+
+
+class Objective(Protocol[BatchT]):
+    """What is minimized, and on which data."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch."""
+
+    def draw(self, step: int) -> BatchT:
+        """The whole batch of a step, noise included, as a function of the step alone."""
+
+    def losses(self, batch: BatchT, part: slice) -> Tensor:
+        """The loss of each sample of a part of the batch, (n,)."""
+
+    def validate(self, network: nn.Module) -> float:
+        """The loss on held-out data."""
+
+
+def learning_rate(config: TrainingConfig, epoch: int) -> float:
+    """The learning rate of an epoch.
+
+    ``linear`` is :math:`1 - e/E` of the first, ``cosine`` :math:`(1 + \\cos \\pi e/E)/2`.
+    """
+    progress = epoch / config.epochs
+    factors = {
+        "linear": 1 - progress,
+        "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        "constant": 1.0,
+    }
+    return config.learning_rate * factors[config.schedule]
+
+
+class Trainer:
+    """Trains a network on an objective; a work in the sense of the step loop.
+
+    Args:
+        network: What is trained.
+        objective: On what.
+        config: How.
+        record: Takes the metrics of every epoch.
+
+    Raises:
+        ValueError: The sizes of batch, microbatch and grain do not fit together.
+    """
+
+    def __init__(
+        self, network: nn.Module, objective: Objective[Any], config: TrainingConfig, record: Record
+    ) -> None:
+        self.network, self.objective = network, objective
+        self.config, self.record = config, record
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.accumulator = Accumulator(config.batch, config.microbatch, config.grain)
+        self.average = _copy(network) if config.ema is not None else None
+        self.steps_done = self.skipped = self.stale = 0
+        self.best = math.inf
+        self.stopped = False
+        self._epoch_loss: list[float] = []
+
+    @property
+    def steps_total(self) -> int:
+        """Steps to do; as many as are done once training has stopped early."""
+        planned = self.config.epochs * self.objective.steps_per_epoch
+        return self.steps_done if self.stopped else planned
+
+    def step(self) -> None:
+        """One step of the optimizer, and what is due at the end of an epoch.
+
+        Raises:
+            NonFiniteError: The share of skipped steps is above what the configuration allows.
+        """
+        epoch = self.steps_done // self.objective.steps_per_epoch
+        rate = learning_rate(self.config, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._backward(self.objective.draw(self.steps_done))
+        if math.isfinite(loss) and self._gradients_are_finite():
+            self._apply()
+            self._epoch_loss.append(loss)
+        else:
+            self._skip()
+        self.steps_done += 1
+        if self.steps_done % self.objective.steps_per_epoch == 0:
+            self._end_epoch(epoch + 1, rate)
+
+    @property
+    def final_network(self) -> nn.Module:
+        """The network to use: the average where one is kept."""
+        return self.network if self.average is None else self.average
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "accumulator": self.accumulator.state_dict(),
+            "counters": [self.steps_done, self.skipped, self.stale],
+            "best": self.best,
+            "stopped": self.stopped,
+            "epoch_loss": list(self._epoch_loss),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.accumulator.load_state_dict(state["accumulator"])
+        self.steps_done, self.skipped, self.stale = state["counters"]
+        self.best, self.stopped = state["best"], state["stopped"]
+        self._epoch_loss = list(state["epoch_loss"])
+
+    def _backward(self, batch: Any) -> float:
+        device = next(self.network.parameters()).device.type
+        mixed = self.config.precision == "bf16"
+
+        def share(part: slice) -> Tensor:
+            with torch.autocast(device, torch.bfloat16, enabled=mixed):
+                losses = self.objective.losses(batch, part)
+            return losses.float().sum() / self.config.batch
+
+        return self.accumulator.backward(share, self.optimizer.zero_grad)
+
+    def _gradients_are_finite(self) -> bool:
+        # A finite loss can have gradients that are not: both are looked at.
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norms = torch._foreach_norm(gradients)
+        return bool(torch.isfinite(torch.stack(norms)).all())
+
+    def _apply(self) -> None:
+        if self.config.clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        self.optimizer.step()
+        if self.average is not None:
+            _blend(self.average, self.network, cast(float, self.config.ema))
+
+    def _skip(self) -> None:
+        # Neither weights nor optimizer are touched, so one bad batch costs one batch.
+        self.skipped += 1
+        allowed = self.config.max_skipped * max(self.steps_done + 1, 100)
+        if self.skipped > allowed:
+            raise NonFiniteError(
+                f"{self.skipped} of {self.steps_done + 1} steps had a loss or gradient that was "
+                f"not finite; at most {self.config.max_skipped:.2%} may. Look at the data with "
+                "'yaoki verify', lower training.learning_rate, or set training.clip."
+            )
+
+    def _end_epoch(self, epoch: int, rate: float) -> None:
+        mean = math.fsum(self._epoch_loss) / max(len(self._epoch_loss), 1)
+        metrics = {"epoch": float(epoch), "loss": mean, "learning_rate": rate}
+        metrics |= {"skipped": float(self.skipped)}
+        self._epoch_loss = []
+        if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
+            metrics["validation"] = self._validate()
+        self.record(self.steps_done, metrics)
+
+    def _validate(self) -> float:
+        with torch.no_grad():
+            value = self.objective.validate(self.final_network)
+        self.stale = 0 if value < self.best else self.stale + 1
+        self.best = min(self.best, value)
+        if self.config.patience is not None and self.stale > self.config.patience:
+            self.stopped = True
+        return value
+
+
+def make_deterministic(threads: int) -> None:
+    """Fix the number of threads and ask torch for deterministic kernels.
+
+    A kernel that has no deterministic form is warned of by torch, once, and still used.
+    """
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    # Kept in float32: an average with a decay near one does not move in half precision.
+    return copy.deepcopy(network).float().requires_grad_(False)
+
+
+@torch.no_grad()
+def _blend(average: nn.Module, network: nn.Module, decay: float) -> None:
+    pairs = zip(average.state_dict().values(), network.state_dict().values(), strict=True)
+    for kept, fresh in pairs:
+        if kept.is_floating_point():
+            kept.lerp_(fresh.to(kept.dtype), 1 - decay)
+        else:
+            kept.copy_(fresh)

@@ -1,0 +1,156 @@
+"""Laws of causes: decided from what Slurm says and when the signal came, never from a guess."""
+
+import signal
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.cause import SIGNAL_SLACK, Budgets, Cause, JobFacts, stop_cause
+from cluster.slurm import parse_job_facts
+
+limits = st.floats(120.0, 7 * 86_400.0)
+delays = st.integers(1, 3600)
+signals = st.sampled_from([signal.SIGUSR2, signal.SIGTERM])
+START = 1.7e9
+
+# A running array element, as 22.05 writes it.
+RUNNING_22 = (
+    "JobId=18 ArrayJobId=17 ArrayTaskId=3 JobName=train JobState=RUNNING Reason=None "
+    "UserId=ada(1000) GroupId=ada(1000) MCS_label=N/A Priority=4294901742 Nice=0 Account=lab "
+    "QOS=normal WCKey=*submitit Dependency=(null) Requeue=1 Restarts=2 BatchFlag=1 Reboot=0 "
+    "ExitCode=0:0 RunTime=00:01:10 TimeLimit=01:00:00 TimeMin=N/A "
+    "SubmitTime=2026-03-02T10:00:00 EligibleTime=2026-03-02T10:00:00 "
+    "AccrueTime=2026-03-02T10:00:00 StartTime=2026-03-02T10:00:05 EndTime=2026-03-02T11:00:05 "
+    "Deadline=N/A PreemptEligibleTime=2026-03-02T10:00:05 PreemptTime=None SuspendTime=None "
+    "SecsPreSuspend=0 LastSchedEval=2026-03-02T10:00:05 Scheduler=Main Partition=long "
+    "AllocNode:Sid=login:77 ReqNodeList=(null) ExcNodeList=(null) NodeList=n1 BatchHost=n1 "
+    "NumNodes=1 NumCPUs=2 NumTasks=1 CPUs/Task=2 ReqB:S:C:T=0:0:*:* "
+    "TRES=cpu=2,mem=2G,node=1,billing=2 Socks/Node=* NtasksPerN:B:S:C=0:0:*:* CoreSpec=* "
+    "MinCPUsNode=2 MinMemoryNode=2G MinTmpDiskNode=0 Features=(null) DelayBoot=00:00:00 "
+    "OverSubscribe=OK Contiguous=0 Licenses=(null) Network=(null) "
+    "Command=/home/ada/a run/scripts/train-000000.sh WorkDir=/home/ada "
+    "StdErr=/home/ada/a run/slurm-17_3.log StdIn=/dev/null StdOut=/home/ada/a run/slurm-17_3.log "
+    "Power= TresPerNode=gres:gpu:1"
+)
+
+# Slurm 24 splits the requested from the allocated and writes a submit line.
+RUNNING_24 = (
+    "JobId=409 JobName=wrap JobState=RUNNING Reason=None UserId=ada(1000) GroupId=ada(1000) "
+    "MCS_label=N/A Priority=1 Nice=0 Account=lab QOS=normal Dependency=(null) Requeue=0 "
+    "Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:0 RunTime=5-21:51:00 TimeLimit=7-00:00:00 "
+    "TimeMin=N/A SubmitTime=2026-01-21T15:46:41 EligibleTime=2026-01-21T15:46:41 "
+    "AccrueTime=2026-01-21T15:46:41 StartTime=2026-01-21T16:47:16 EndTime=2026-01-28T16:47:16 "
+    "Deadline=N/A SuspendTime=None SecsPreSuspend=0 LastSchedEval=2026-01-21T16:47:16 "
+    "Scheduler=Backfill Partition=gpu AllocNode:Sid=login:4134358 NodeList=n[1-2] "
+    "NumNodes=2 NumCPUs=24 NumTasks=1 CPUs/Task=24 ReqTRES=cpu=24,mem=120G,node=1 "
+    "AllocTRES=cpu=24,mem=120G,node=1 Command=(null) SubmitLine=sbatch --wrap=sleep 100 "
+    "WorkDir=/home/ada MailUser=ada MailType=INVALID_DEPEND,BEGIN,END,FAIL"
+)
+
+
+def _local(text: str) -> float:
+    return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+
+
+def test_a_running_job_is_read_on_old_and_new_slurm() -> None:
+    assert parse_job_facts(RUNNING_22) == JobFacts("RUNNING", _local("2026-03-02T11:00:05"))
+    assert parse_job_facts(RUNNING_24) == JobFacts("RUNNING", _local("2026-01-28T16:47:16"))
+
+
+def test_a_preempted_job_is_read() -> None:
+    text = RUNNING_22.replace("PreemptTime=None", "PreemptTime=2026-03-02T10:01:15")
+    assert parse_job_facts(text).preempted
+
+
+def test_a_job_without_limit_has_no_end() -> None:
+    text = RUNNING_24.replace("EndTime=2026-01-28T16:47:16", "EndTime=Unknown")
+    assert parse_job_facts(text) == JobFacts("RUNNING")
+
+
+def test_nothing_readable_is_unknown() -> None:
+    assert parse_job_facts("") == JobFacts("UNKNOWN")
+
+
+@given(limits, delays, st.floats(0.0, 1.0))
+def test_usr2_in_time_before_the_limit_is_a_timeout(
+    limit: float, delay: int, early: float
+) -> None:
+    facts = JobFacts("RUNNING", START + limit)
+    received = START + limit - early * (delay + SIGNAL_SLACK)
+    assert stop_cause(signal.SIGUSR2, received, facts, delay) is Cause.TIMEOUT
+
+
+@given(limits, delays, st.floats(0.0, 1.0))
+def test_usr2_well_before_the_limit_is_a_preemption(
+    limit: float, delay: int, share: float
+) -> None:
+    facts = JobFacts("RUNNING", START + limit)
+    received = START + share * limit - delay - SIGNAL_SLACK - 1.0
+    assert stop_cause(signal.SIGUSR2, received, facts, delay) is Cause.PREEMPTION
+
+
+@given(limits, delays, st.floats(1.0, 1e6))
+def test_term_before_the_limit_is_a_preemption_and_at_it_a_timeout(
+    limit: float, delay: int, away: float
+) -> None:
+    facts = JobFacts("RUNNING", START + limit)
+    before, after = START + limit - away, START + limit + away
+    assert stop_cause(signal.SIGTERM, before, facts, delay) is Cause.PREEMPTION
+    assert stop_cause(signal.SIGTERM, after, facts, delay) is Cause.TIMEOUT
+
+
+@given(signals, st.floats(0.0, 2e9), delays)
+def test_a_signal_that_no_fact_explains_wants_the_member_back(
+    signum: int, received: float, delay: int
+) -> None:
+    assert stop_cause(signum, received, None, delay) is Cause.PREEMPTION
+    assert stop_cause(signum, received, JobFacts("RUNNING"), delay) is Cause.PREEMPTION
+
+
+@pytest.mark.parametrize(
+    ("facts", "cause"),
+    [
+        (JobFacts("CANCELLED", START), Cause.CANCELLED),
+        (JobFacts("CANCELLED", START, preempted=True), Cause.CANCELLED),
+        (JobFacts("RUNNING", START, preempted=True), Cause.PREEMPTION),
+        (JobFacts("PREEMPTED", START), Cause.PREEMPTION),
+        (JobFacts("TIMEOUT", START + 900), Cause.TIMEOUT),
+        (JobFacts("NODE_FAIL", START), Cause.NODE_FAILURE),
+    ],
+)
+@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
+def test_what_slurm_says_outright_decides(facts: JobFacts, cause: Cause, signum: int) -> None:
+    assert stop_cause(signum, START, facts, 90.0) is cause
+
+
+@given(signals, limits, delays)
+def test_a_completing_job_is_not_taken_for_a_timeout_by_its_end_time(
+    signum: int, limit: float, delay: int
+) -> None:
+    # scancel: Slurm shows COMPLETING in place of CANCELLED until every process has gone, and
+    # sets EndTime to the moment of the kill. Its limit is the start and TimeLimit.
+    killed = START + limit / 2
+    end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(killed))
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(START))
+    minutes = int(limit / 60)
+    text = (
+        f"JobId=18 JobName=train JobState=COMPLETING Reason=None TimeLimit={minutes // 1440}-"
+        f"{minutes // 60 % 24:02d}:{minutes % 60:02d}:00 StartTime={start} EndTime={end}"
+    )
+    cause = stop_cause(signal.SIGTERM, killed + 0.5, parse_job_facts(text), delay)
+    assert cause is not Cause.TIMEOUT
+
+
+@given(st.sampled_from(list(Cause)), st.integers(0, 5), st.integers(0, 8))
+def test_a_budget_allows_as_many_starts_as_it_says(cause: Cause, budget: int, spent: int) -> None:
+    budgets = Budgets(**{cause.value: budget}) if hasattr(Budgets(), cause.value) else Budgets()
+    endless = cause in (Cause.FINISHED, Cause.CANCELLED)
+    assert budgets.allows(cause, {cause: spent}) == (not endless and spent < budget)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "3"])
+def test_a_budget_that_is_no_count_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="budget 'killed': expected a whole number >= 0"):
+        Budgets(**{"killed": value})  # type: ignore[arg-type]  # what a YAML may hold

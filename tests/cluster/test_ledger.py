@@ -1,0 +1,146 @@
+"""Laws of the ledger: what a member's budget has paid for is what its lines add up to."""
+
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from cluster.cause import Cause
+from cluster.files import append_line
+from cluster.ledger import Ledger, here
+
+causes = st.sampled_from(list(Cause))
+
+
+class LedgerLaws(RuleBasedStateMachine):
+    """A ledger beside a plain model of it, through any order of events."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = TemporaryDirectory()
+        self.ledger = Ledger(Path(self.folder.name) / "ledger.jsonl")
+        self.spent: Counter[Cause] = Counter()
+        self.to_charge: Cause | None = None
+        self.open: int | None = None
+        self.fresh = True  # no attempt has started since the last submission
+        self.starts = 0
+        self.wanted = True
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    @rule()
+    def queue(self) -> None:
+        self.ledger.queued("17_3")
+        self.spent, self.to_charge, self.fresh, self.wanted = Counter(), None, True, True
+
+    @rule()
+    def start(self) -> None:
+        if self.to_charge is not None:
+            self.spent[self.to_charge] += 1
+        self.starts += 1
+        assert self.ledger.start(here()) == self.starts
+        self.open, self.to_charge, self.fresh = self.starts, Cause.KILLED, False
+
+    @rule(cause=causes)
+    def end(self, cause: Cause) -> None:
+        self.ledger.end(self.starts, cause, step=3)
+        if self.open is not None and not self.fresh:
+            self.to_charge = cause
+        self.open = None
+
+    @rule(cause=causes)
+    def end_of_an_earlier_attempt(self, cause: Cause) -> None:
+        if self.starts > 1:
+            self.ledger.end(self.starts - 1, cause)
+
+    @rule()
+    def cancel(self) -> None:
+        self.ledger.cancel()
+        self.wanted = False
+
+    @rule(size=st.integers(1, 20))
+    def a_writer_is_killed_in_the_middle_of_a_line(self, size: int) -> None:
+        line = b'{"event": "start", "time": 1.0, "attempt": 99, "where": {}}'
+        with self.ledger.path.open("ab") as file:
+            file.write(line[:size])
+
+    @invariant()
+    def both_agree(self) -> None:
+        assert +self.ledger.spent() == +self.spent
+        assert self.ledger.open_attempt() == self.open
+        assert self.ledger.attempt_count() == len(self.ledger.attempts()) == self.starts
+        assert self.ledger.wanted() == self.wanted
+
+
+TestLedgerLaws = LedgerLaws.TestCase
+
+
+@given(st.lists(causes, min_size=1, max_size=6))
+def test_an_end_without_a_following_start_costs_nothing(ends: list[Cause]) -> None:
+    with TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder) / "ledger.jsonl")
+        for cause in ends:
+            ledger.end(ledger.start(here()), cause)
+        assert ledger.spent() == Counter(ends[:-1])
+        ledger.queued(None)
+        assert not ledger.spent()
+
+
+def test_the_end_of_a_lost_attempt_is_not_charged_to_the_next_submission(tmp_path: Path) -> None:
+    # The node died, nothing noted it, and the user typed retry: the worker that starts then notes
+    # the end of the lost attempt. The budgets opened by the retry must not pay for it.
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.queued("17_0")
+    lost = ledger.start(here())
+    ledger.queued("18_0")
+    ledger.end(lost, Cause.KILLED)
+    ledger.start(here())
+    assert not ledger.spent()
+
+
+def test_a_second_end_is_ignored(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    number = ledger.start(here())
+    ledger.end(number, Cause.TIMEOUT, step=5)
+    ledger.end(number, Cause.KILLED)
+    (attempt,) = ledger.attempts()
+    assert attempt.cause is Cause.TIMEOUT
+    assert attempt.detail == {"step": 5}
+    assert attempt.ended is not None
+    assert attempt.ended >= attempt.started
+
+
+def test_an_empty_ledger_knows_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    assert ledger.attempts() == ledger.events() == []
+    assert ledger.open_attempt() is ledger.last_job_id() is None
+    assert ledger.wanted()
+
+
+def test_the_last_submission_names_the_job(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.queued("17_3")
+    assert ledger.last_job_id() == "17_3"
+    ledger.queued(None)
+    assert ledger.last_job_id() is None
+
+
+def test_an_object_that_is_no_event_is_passed_over(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    append_line(ledger.path, {"note": "left by another tool"})
+    assert ledger.start(here()) == 1
+    assert ledger.attempt_count() == 1
+
+
+def test_here_names_slurms_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    found = here()["slurm"]
+    assert (found["array_job_id"], found["array_task_id"]) == ("17", "3")
+    assert "restart_count" not in found

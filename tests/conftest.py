@@ -1,0 +1,39 @@
+"""What several test files share: a real Slurm, brought up once a session."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.slurmbox import SlurmBox, SlurmUnavailableError, require_available
+
+
+@pytest.fixture(scope="session")
+def slurmbox() -> Iterator[SlurmBox]:
+    """A box of its own, with SLURM_CONF set for everything that the session starts.
+
+    Without packages or root the tests that ask for it are skipped, unless
+    YAOKI_REQUIRE_SLURM=1 asks that they fail.
+    """
+    try:
+        require_available()
+    except SlurmUnavailableError as error:
+        if os.environ.get("YAOKI_REQUIRE_SLURM") == "1":
+            pytest.fail(f"YAOKI_REQUIRE_SLURM=1, and {error}", pytrace=False)
+        pytest.skip(str(error))
+    # Not pytest's tmp_path: its parents are closed to the user that the database runs as.
+    directory = Path(tempfile.mkdtemp(prefix="yaoki-slurmbox-", dir="/tmp"))
+    directory.chmod(0o755)
+    box = SlurmBox(directory)
+    try:
+        box.up()
+        with pytest.MonkeyPatch.context() as patch:
+            for key, value in box.environment.items():
+                patch.setenv(key, value)
+            yield box
+    finally:
+        box.down(purge=True)
+        shutil.rmtree(directory, ignore_errors=True)

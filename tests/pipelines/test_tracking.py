@@ -1,0 +1,350 @@
+"""Metrics: nothing that was logged is lost, and falling leaves no trace in what is read."""
+
+import json
+import logging
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines.sinks import TensorBoardSink, replay, run_id
+from pipelines.tracking import VOLATILE, MetricsError, MetricsLog, Tracker, read_metrics
+
+FILES = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def loss(step: int) -> float:
+    return 1.0 / step
+
+
+def run_once(path: Path, steps: int) -> None:
+    with MetricsLog(path) as log:
+        for step in range(1, steps + 1):
+            log.log(step, {"loss": loss(step)})
+
+
+# --- The log --------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_as_they_were_logged(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "metrics.jsonl"
+    values = {"a": 1, "b": 0.1, "c": "text", "d": None, "e": True}
+    special = {"nan": math.nan, "inf": math.inf, "neg": -math.inf}
+    with MetricsLog(path, attempt=3) as log:
+        log.log(7, values)
+        log.log(8, special)
+    first, second = read_metrics(path)
+    assert {name: first[name] for name in values} == values
+    assert (first["step"], first["attempt"]) == (7, 3)
+    assert isinstance(first["time"], float)
+    assert repr({name: second[name] for name in special}) == repr(special)
+
+
+def test_every_line_is_valid_json(tmp_path: Path) -> None:
+    def refuse(constant: str) -> float:
+        raise AssertionError(constant)
+
+    with MetricsLog(tmp_path / "m") as log:
+        log.log(1, {"nan": math.nan, "inf": -math.inf})
+    row = json.loads((tmp_path / "m").read_text(), parse_constant=refuse)
+    assert (row["nan"], row["inf"]) == ("NaN", "-Infinity")
+
+
+@given(st.floats(allow_nan=False), st.floats(width=32, allow_nan=False))
+@FILES
+def test_floats_survive_to_the_last_bit(tmp_path: Path, wide: float, narrow: float) -> None:
+    path = tmp_path / "m"
+    path.unlink(missing_ok=True)
+    with MetricsLog(path) as log:
+        log.log(1, {"wide": np.float64(wide), "narrow": torch.tensor(narrow, dtype=torch.float32)})
+    assert read_metrics(path, without=VOLATILE) == [{"step": 1, "wide": wide, "narrow": narrow}]
+
+
+@pytest.mark.parametrize("value", [[1, 2], np.zeros(2), torch.zeros(2), object(), 1j])
+def test_only_scalars_are_metrics(tmp_path: Path, value: Any) -> None:
+    with MetricsLog(tmp_path / "m") as log, pytest.raises(MetricsError, match="'x' must be a scal"):
+        log.log(1, {"x": value})
+    assert read_metrics(tmp_path / "m") == []
+
+
+@pytest.mark.parametrize("name", ["step", "attempt", "time", "rewind"])
+def test_reserved_names_are_refused(tmp_path: Path, name: str) -> None:
+    with MetricsLog(tmp_path / "m") as log, pytest.raises(MetricsError, match="reserved"):
+        log.log(1, {name: 1})
+
+
+def test_a_row_is_in_the_file_when_log_returns(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "m")
+    log.log(1, {"loss": 2.0})
+    assert read_metrics(tmp_path / "m", without=VOLATILE) == [{"step": 1, "loss": 2.0}]
+    log.close()
+    log.close()
+
+
+# --- Falling and rising ---------------------------------------------------------------------------
+
+
+@given(
+    cut=st.integers(min_value=0, max_value=10**6),
+    steps=st.integers(1, 8),
+    tail=st.sampled_from([b"", b"\0" * 40, b'{"step": 3, "lo']),
+)
+@FILES
+def test_whatever_is_torn_off_whole_rows_stay(
+    tmp_path: Path, cut: int, steps: int, tail: bytes
+) -> None:
+    path = tmp_path / "m"
+    path.unlink(missing_ok=True)
+    run_once(path, steps)
+    content = path.read_bytes()
+    kept = content[: cut % (len(content) + 1)]
+    path.write_bytes(kept + (tail if kept.endswith(b"\n") else b""))
+    whole = kept.count(b"\n") + (not kept.endswith(b"\n") and kept.endswith(b"}"))
+    rows = [{"step": step, "loss": loss(step)} for step in range(1, whole + 1)]
+    assert read_metrics(path, without=VOLATILE) == rows
+    with MetricsLog(path, attempt=1) as log:
+        log.log(99, {"loss": 0.0})
+    assert read_metrics(path, without=VOLATILE) == [*rows, {"step": 99, "loss": 0.0}]
+    assert path.read_bytes().count(b"\n") == len(rows) + 1
+
+
+@given(seed=st.integers(0, 2**32), every=st.integers(1, 5), falls=st.integers(0, 6))
+@FILES
+def test_an_interrupted_run_reads_like_an_uninterrupted_one(
+    tmp_path: Path, seed: int, every: int, falls: int
+) -> None:
+    steps, chance = 20, random.Random(seed)
+    straight, fallen = tmp_path / "straight", tmp_path / "fallen"
+    fallen.unlink(missing_ok=True)
+    straight.unlink(missing_ok=True)
+    run_once(straight, steps)
+    checkpoint, durable = 0, 0
+    for attempt in range(falls + 1):
+        log = MetricsLog(fallen, attempt)
+        if attempt:
+            log.rewind(checkpoint)
+        last = attempt == falls
+        stop = steps if last else chance.randint(checkpoint, steps)
+        for step in range(checkpoint + 1, stop + 1):
+            log.log(step, {"loss": loss(step)})
+            if step % every == 0:
+                log.sync()
+                checkpoint, durable = step, fallen.stat().st_size
+        log.close()
+        if not last:  # a power cut takes anything after the last sync
+            os.truncate(fallen, chance.randint(durable, max(durable, fallen.stat().st_size)))
+    assert read_metrics(fallen, without=VOLATILE) == read_metrics(straight, without=VOLATILE)
+
+
+def test_a_rewind_hides_what_the_new_attempt_has_not_reached(tmp_path: Path) -> None:
+    run_once(tmp_path / "m", 15)
+    with MetricsLog(tmp_path / "m", attempt=1) as log:
+        log.rewind(10)
+        log.log(11, {"loss": -1.0})
+    rows = read_metrics(tmp_path / "m")
+    assert [row["step"] for row in rows] == [*range(1, 12)]
+    assert rows[-1]["loss"] == -1.0
+
+
+def test_without_a_rewind_the_latest_attempt_of_a_step_counts(tmp_path: Path) -> None:
+    run_once(tmp_path / "m", 3)
+    with MetricsLog(tmp_path / "m", attempt=1) as log:
+        log.log(2, {"loss": -1.0})
+        log.log(2, {"validation": -2.0})
+    found = [(row["step"], row["attempt"]) for row in read_metrics(tmp_path / "m")]
+    assert found == [(1, 0), (3, 0), (2, 1), (2, 1)]
+
+
+WRITER = """
+import sys
+from pipelines.tracking import MetricsLog
+log = MetricsLog(sys.argv[1])
+for step in range(1, 10**9):
+    log.log(step, {"loss": 1.0 / step, "text": "x" * 3000})
+    print(step, flush=True)
+"""
+
+
+def test_a_kill_loses_no_row_that_was_logged(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        for _ in range(500):
+            seen = int(writer.stdout.readline())
+        writer.send_signal(signal.SIGKILL)
+        seen = max([seen, *(int(line) for line in writer.stdout if line.endswith("\n"))])
+    MetricsLog(path, attempt=1).close()
+    steps = [row["step"] for row in read_metrics(path)]
+    assert steps[:seen] == [*range(1, seen + 1)]
+    assert len(steps) - seen in (0, 1)  # one row may be logged and not yet told
+
+
+FULL = """
+import resource, sys
+from pipelines.tracking import MetricsLog
+log = MetricsLog(sys.argv[1])
+log.log(1, {"loss": 1.0})
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+try:
+    log.log(2, {"text": "x" * 3000})
+except OSError as error:
+    print(error)
+log.log(3, {"loss": 3.0})
+"""
+
+
+def test_a_write_that_does_not_fit_leaves_no_half_row(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    command = [sys.executable, "-c", FULL, str(path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "cannot append metrics" in said
+    assert str(path) in said
+    assert [row["step"] for row in read_metrics(path)] == [1, 3]
+
+
+def test_files_that_are_no_log_are_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_text("dear diary\nnothing today\n")
+    with pytest.raises(MetricsError, match="expected a metrics log"):
+        MetricsLog(path)
+    assert path.read_text() == "dear diary\nnothing today\n"
+    path.write_text('{"step": 1, "attempt": 0}\nrubbish\n{"step": 2, "attempt": 0}\n')
+    with pytest.raises(MetricsError, match=f"{path}:2: expected a row of metrics"):
+        read_metrics(path)
+
+
+# --- Sinks ----------------------------------------------------------------------------------------
+
+
+def events(directory: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(directory)).Reload()
+
+
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None:
+    for attempt, (first, last) in enumerate([(1, 8), (6, 12)]):
+        sink = TensorBoardSink(tmp_path / "tb")
+        with Tracker(MetricsLog(tmp_path / "m", attempt), [sink]) as tracker:
+            if attempt:
+                tracker.rewind(first - 1)
+            for step in range(first, last + 1):
+                tracker.log(step, {"loss": loss(step) + attempt, "note": "text"})
+            tracker.log_image("flow", np.full((4, 6), 0.5), last)
+    shown = [(event.step, event.value) for event in events(tmp_path / "tb").Scalars("loss")]
+    rows = read_metrics(tmp_path / "m")
+    assert [step for step, _ in shown] == [*range(1, 13)]
+    np.testing.assert_allclose(
+        [value for _, value in shown], [float(row["loss"] or 0) for row in rows], rtol=1e-6
+    )
+    images = events(tmp_path / "tb").Images("flow")
+    assert [(image.step, image.height, image.width) for image in images] == [(12, 4, 6)]
+
+
+def test_a_log_can_be_replayed_into_a_fresh_sink(tmp_path: Path) -> None:
+    run_once(tmp_path / "m", 9)
+    with MetricsLog(tmp_path / "m", attempt=1) as log:
+        log.rewind(4)
+        log.log(5, {"loss": -5.0})
+    assert replay(tmp_path / "m", TensorBoardSink(tmp_path / "tb")) == 5
+    shown = [(event.step, event.value) for event in events(tmp_path / "tb").Scalars("loss")]
+    assert [step for step, _ in shown] == [1, 2, 3, 4, 5]
+    assert shown[-1] == (5, -5.0)
+
+
+WANDB = """
+import sys
+import numpy as np
+from pathlib import Path
+from pipelines.sinks import WandbSink, run_id
+from pipelines.tracking import MetricsLog, Tracker
+home, attempt = Path(sys.argv[1]), int(sys.argv[2])
+sink = WandbSink(home, run_id("d" * 64, 3), config={"epochs": 2})
+with Tracker(MetricsLog(home / "m", attempt), [sink]) as tracker:
+    if attempt:
+        tracker.rewind(2)
+    for step in (1, 2, 3):
+        tracker.log(step + 2 * attempt, {"loss": 1.0 / step, "bad": float("nan")})
+    tracker.log_image("flow", np.zeros((4, 4, 3), dtype=np.uint8), 3)
+"""
+
+
+def test_wandb_keeps_one_identifier_offline_through_attempts(tmp_path: Path) -> None:
+    for attempt in "01":
+        command = [sys.executable, "-W", "error", "-c", WANDB, str(tmp_path), attempt]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "is off" not in done.stderr
+    directories = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert len(directories) == 2
+    identifier = run_id("d" * 64, 3)
+    assert identifier == "dddddddddddddddd-0003"
+    for directory in directories:
+        record = directory / f"run-{identifier}.wandb"
+        assert b"loss" in record.read_bytes()
+        assert len(list(directory.glob("files/media/images/flow_*.png"))) == 1
+    assert [row["step"] for row in read_metrics(tmp_path / "m")] == [1, 2, 3, 4, 5]
+
+
+WITHOUT = """
+import logging, sys
+from pipelines.sinks import WandbSink
+from pipelines.tracking import MetricsLog, Tracker
+logging.basicConfig()
+sys.modules["wandb"] = None  # what an environment without the package looks like to an import
+with Tracker(MetricsLog(sys.argv[1]), [WandbSink(sys.argv[1] + ".d", "x")]) as tracker:
+    for step in (1, 2, 3):
+        tracker.log(step, {"loss": 1.0})
+"""
+
+
+def test_a_missing_wandb_warns_once_and_stops_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT, str(tmp_path / "m")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.count("WandbSink is off from here on") == 1
+    assert len(read_metrics(tmp_path / "m")) == 3
+
+
+def test_a_sink_that_breaks_leaves_the_others_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("a file stands where the sink wants its directory")
+    sinks = [TensorBoardSink(blocked), TensorBoardSink(tmp_path / "tb")]
+    with (
+        caplog.at_level(logging.WARNING),
+        Tracker(MetricsLog(tmp_path / "m"), sinks) as tracker,
+    ):
+        for step in (1, 2, 3):
+            tracker.log(step, {"loss": 1.0})
+    assert len(caplog.records) == 1
+    assert len(events(tmp_path / "tb").Scalars("loss")) == 3
+    assert len(read_metrics(tmp_path / "m")) == 3
+
+
+def test_an_image_of_another_shape_is_refused(tmp_path: Path) -> None:
+    with (
+        Tracker(MetricsLog(tmp_path / "m")) as tracker,
+        pytest.raises(ValueError, match=r"image 'flow': expected \(H, W\)"),
+    ):
+        tracker.log_image("flow", np.zeros((3, 4, 4)), 1)
+
+
+def test_tracking_imports_no_sink_until_it_is_used() -> None:
+    code = (
+        "import sys, pipelines.sinks\n"
+        "sys.exit(bool({'torch', 'wandb', 'tensorboard'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
