@@ -59,7 +59,7 @@ def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> i
     member = stage.member(index)
     attempt = Attempt(member, number, stop, stage.checkpoint_seconds, stage.keep)
     try:
-        value = _call(member, attempt)
+        value = invoke(Call.load(member), member, attempt)
     except Interrupted:
         cause = _cause_of_stop(stage, member, stop)
         print(f"{member.name}: leaving after step {attempt.last_step}: {cause}", flush=True)
@@ -77,8 +77,8 @@ def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> i
     return UNFINISHED if wants_another_attempt(member, stage.budgets) else 1
 
 
-def _call(member: Member, attempt: Attempt) -> object:
-    call = Call.load(member)
+def invoke(call: Call, member: Member, attempt: Attempt) -> object:
+    """Call a member's function, with ``member`` and ``attempt`` where it takes them."""
     function = call.resolve()
     offered = {"member": member, "attempt": attempt}
     taken = _parameters(function) & offered.keys()

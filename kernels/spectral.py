@@ -83,10 +83,11 @@ def regrid(coefficients: Tensor, n: int) -> Tensor:
     *batch, m_old, n_old = coefficients.shape
     m = min(carried_modes(n), m_old)
     columns = [*range(m), *range(-m + 1, 0)]
-    kx, ky = torch.arange(m).unsqueeze(1), torch.tensor(columns)
+    kx = torch.arange(m, dtype=torch.float64).unsqueeze(1)
+    ky = torch.tensor(columns, dtype=torch.float64)
     # Coefficients refer to the first point, half a cell from the origin: move it.
     phase = (kx + ky) * (math.pi / n - math.pi / n_old)
-    shift = torch.polar(torch.ones_like(phase), phase).to(torch.complex128)
+    shift = torch.polar(torch.ones_like(phase), phase)
     result = torch.zeros(*batch, carried_modes(n), n, dtype=torch.complex128)
     result[..., :m, columns] = coefficients[..., :m, columns] * shift
     return result

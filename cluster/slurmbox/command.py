@@ -53,7 +53,7 @@ def _verb(
     parser.add_argument(
         "--directory",
         default=None,
-        help=f"where the box lives (default: $YAOKI_SLURMBOX or {default_directory()})",
+        help=f"where the box lives (YAOKI_SLURMBOX where it is set; now {default_directory()})",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for a program to read")
     parser.set_defaults(handler=lambda arguments: _guarded(handler, arguments))

@@ -96,14 +96,14 @@ class Record:
         return Ports(self.slot)
 
     def write(self, directory: Path) -> None:
-        (directory / "box.json").write_text(json.dumps(asdict(self), indent=2) + "\n")
+        _write(directory / "box.json", json.dumps(asdict(self), indent=2) + "\n", 0o644)
 
     @classmethod
     def read(cls, directory: Path) -> "Record | None":
         """The record of the box in ``directory``; None where there never was one.
 
         Raises:
-            SlurmBoxError: the file is there and is not such a record.
+            SlurmBoxError: the file is there and cannot be read, or is not such a record.
         """
         path = directory / "box.json"
         try:
@@ -115,6 +115,8 @@ class Record:
             return cls(content["slot"], BoxSettings(**settings), control)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise SlurmBoxError(f"cannot read the record of the Slurm box: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise SlurmBoxError(
                 f"{path} is not the record of a Slurm box ({error!r}). If the directory is a "

@@ -73,6 +73,8 @@ class Daemon:
                 stdout=output,
                 stderr=output,
                 cwd=self.directory,
+                # The caller's may be stricter, and users must be able to read what Slurm writes.
+                umask=0o022,
                 check=False,
             )
         if launched.returncode != 0 or not self._left_the_shell():

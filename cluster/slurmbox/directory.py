@@ -53,7 +53,8 @@ def claim(directory: Path) -> None:
 
 def furnish(directory: Path, nodes: tuple[str, ...]) -> None:
     """Make everything in it that the daemons expect to find, where it is not there yet."""
-    for name in ("log", "pid", "run", "munge", "mysql", *(f"spool/{node}" for node in nodes)):
+    spools = (f"spool/{node}" for node in nodes)
+    for name in ("log", "pid", "run", "munge", "mysql", "spool", *spools):
         _open_directory(directory / name)
     (directory / "state").mkdir(mode=0o700, exist_ok=True)
     _make_key(directory / "munge/key")

@@ -15,7 +15,7 @@ from kernels.samplers import PredictorCorrector
 from pipelines.config import digest
 from pipelines.ensemble import ArraySpec, create_ensemble, gather_provenance, write_member
 from pipelines.seeds import derived_seed
-from pipelines.training import make_deterministic
+from pipelines.training.loop import make_deterministic
 
 
 class Sampling:

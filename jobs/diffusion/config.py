@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from pipelines.config import Config
 from pipelines.plan import Resources, StagePlan
-from pipelines.training import TrainingConfig
+from pipelines.training.settings import TrainingConfig
 
 
 class SimulationConfig(Config):

@@ -19,7 +19,7 @@ from pipelines.config import digest
 from pipelines.seeds import derived_seed, generator
 from pipelines.sinks import TensorBoardSink, WandbSink, run_id
 from pipelines.tracking import MetricsLog, Sink, Tracker
-from pipelines.training import Trainer, make_deterministic
+from pipelines.training.loop import Trainer, make_deterministic
 from pipelines.trajectories import TrajectoryDataset, split
 
 #: Windows from which mean and spectrum are estimated, at most.

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -78,9 +78,11 @@ class LedgerLaws(RuleBasedStateMachine):
 
 
 TestLedgerLaws = LedgerLaws.TestCase
+TestLedgerLaws.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
 
 
 @given(st.lists(causes, min_size=1, max_size=6))
+@settings(max_examples=25, deadline=None)
 def test_an_end_without_a_following_start_costs_nothing(ends: list[Cause]) -> None:
     with TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger.jsonl")

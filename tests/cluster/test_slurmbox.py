@@ -221,7 +221,9 @@ def test_a_daemon_that_dies_shows_its_log(slurmbox: SlurmBox, tmp_path: Path) ->
     command = (program("munged"), "--foreground", *files)
     broken = Daemon("munged", command, tmp_path, socket=tmp_path / "socket")
     broken.start()
-    with pytest.raises(SlurmBoxError, match=r"(?s)munged, a daemon .* died .*Failed to find keyfile"):
+    with pytest.raises(
+        SlurmBoxError, match=r"(?s)munged, a daemon .* died .*Failed to find keyfile"
+    ):
         broken.wait_ready(time.monotonic() + 10)
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -31,6 +31,7 @@ def random_velocity(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+@settings(deadline=None)
 @given(a=wavenumber, b=wavenumber)
 def test_derivatives_are_physical_and_signed_as_documented(a: int, b: int) -> None:
     x, y = cell_centers(16)
@@ -58,6 +59,7 @@ def test_nyquist_mode_has_no_derivative(n: int) -> None:
     assert (largest < 1e-12).item() == (n % 2 == 0)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32), n=st.integers(2, 20), batch=st.integers(1, 3))
 def test_spectrum_sums_to_kinetic_energy(seed: int, n: int, batch: int) -> None:
     velocity = random_velocity(seed, batch, 2, n, n)
@@ -66,6 +68,7 @@ def test_spectrum_sums_to_kinetic_energy(seed: int, n: int, batch: int) -> None:
     torch.testing.assert_close(spectrum.sum(dim=-1), kinetic_energy(velocity))
 
 
+@settings(deadline=None)
 @given(a=wavenumber, b=wavenumber)
 def test_spectrum_puts_a_wave_into_its_shell(a: int, b: int) -> None:
     x, y = cell_centers(16)
@@ -75,6 +78,7 @@ def test_spectrum_puts_a_wave_into_its_shell(a: int, b: int) -> None:
     assert spectrum[shell].item() == pytest.approx(spectrum.sum().item())
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_coarsening_composes_and_keeps_the_mean(seed: int) -> None:
     x = random_velocity(seed, 2, 3, 24, 24)

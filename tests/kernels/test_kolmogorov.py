@@ -67,9 +67,8 @@ def test_advection_equals_a_plain_evaluation_on_a_finer_grid() -> None:
     k = torch.fft.fftfreq(96, d=1 / 96, dtype=torch.float64)
     omega_x, omega_y = (torch.fft.ifft2(1j * d * hat).real for d in (k, k.unsqueeze(1)))
     expected = -(velocity[:, 0] * omega_x + velocity[:, 1] * omega_y)
-    torch.testing.assert_close(
-        coarse.advection(state), regrid(fine.state(expected), 24), rtol=1e-11, atol=1e-12
-    )
+    expected = regrid(fine.state(expected), 24)
+    torch.testing.assert_close(coarse.advection(state), expected, rtol=1e-11, atol=1e-12)
 
 
 @settings(max_examples=20, deadline=None)
@@ -241,11 +240,11 @@ def test_bad_states_and_times_are_named() -> None:
     solver = KolmogorovSolver(grid=16)
     with pytest.raises(ValueError, match=r"expected a state .* found \(1, 11, 32\)"):
         solver.step(KolmogorovSolver(grid=32).zeros(1))
-    with pytest.raises(ValueError, match="of torch.complex128, found"):
+    with pytest.raises(ValueError, match=r"of torch\.complex128, found"):
         solver.velocity(KolmogorovSolver(grid=16, dtype=torch.float32).zeros(1))
     with pytest.raises(ValueError, match=r"multiple of dt = 0.01, found time = 0.025"):
         solver.advance(solver.zeros(1), 0.025)
-    with pytest.raises(ValueError, match="found time = -0.1"):
+    with pytest.raises(ValueError, match=r"found time = -0\.1"):
         solver.advance(solver.zeros(1), -0.1)
     with pytest.raises(ValueError, match="at least one seed"):
         solver.initial([])

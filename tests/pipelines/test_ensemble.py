@@ -405,22 +405,49 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
+import pipelines.ensemble.encoding
 from pipelines.ensemble import read_commit, read_layout, write_member
 path = Path(sys.argv[1])
 layout = read_layout(path)
 print("ready", flush=True)
-for member in range(layout.members):
-    if read_commit(path, member) is not None:
-        continue
+
+def write(member):
     rng = np.random.default_rng(member)
     arrays = {n: rng.standard_normal(s.shape).astype(s.dtype) for n, s in layout.arrays.items()}
     provenance = {"config_digest": layout.config_digest, "seed": member}
     write_member(path, member, arrays, provenance, int(sys.argv[2]))
 """
 
+WRITE_ALL = """
+for member in range(layout.members):
+    if read_commit(path, member) is None:
+        write(member)
+"""
 
-def start_writer(path: Path, fence: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WRITER, str(path), str(fence)]
+# Each member is written by a child that kills itself just before a later one of its fsyncs.
+KILL_AT_EACH_FSYNC = """
+import os, signal
+fsync, left = os.fsync, 0
+
+def killing(descriptor):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(descriptor)
+
+for member in range(layout.members):
+    child = os.fork()
+    if child == 0:
+        os.fsync, left = killing, member + 1
+        write(member)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def start_writer(path: Path, fence: int, then: str = WRITE_ALL) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER + then, str(path), str(fence)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -462,6 +489,21 @@ def test_killed_at_random_times_the_bytes_are_those_of_an_uninterrupted_run(tmp_
     assert kills >= 3
     assert finish(start_writer(paths["killed"], 9)) == 0
     for path in paths.values():
+        collect(path)
+    assert without_volatile(tmp_path / "killed") == without_volatile(tmp_path / "whole")
+
+
+def test_killed_at_every_step_of_a_write_nothing_is_damaged(tmp_path: Path) -> None:
+    # Two shards and a marker, each a file and its directory: six fsyncs, so six of eight are killed.
+    paths = {name: plan(tmp_path / name, members=8) for name in ("whole", "killed")}
+    exits, _ = start_writer(paths["killed"], 1, KILL_AT_EACH_FSYNC).communicate(timeout=120)
+    assert [int(code) for code in exits.split()] == [-signal.SIGKILL] * 6 + [0] * 2
+    report = verify(paths["killed"])
+    assert report.of("damaged") == []
+    # The last kill comes after the marker's rename: it is whole, though not yet proof to a crash.
+    assert report.of("committed") == [5, 6, 7]
+    for path in paths.values():
+        assert finish(start_writer(path, 2)) == 0
         collect(path)
     assert without_volatile(tmp_path / "killed") == without_volatile(tmp_path / "whole")
 

@@ -1,0 +1,185 @@
+"""``plan``, ``run``, ``submit``: a job from its configuration."""
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cluster import slurm
+from cluster.executor import Backend
+from cluster.files import write_atomic
+from jobs.catalog import DEFAULT_PRESET, WORKLOADS
+from jobs.commands.exits import OK
+from jobs.commands.selection import add_runs_option
+from jobs.launch import Launcher
+from pipelines.config import Config, Resolved
+from pipelines.plan import Plan
+
+
+def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands of this module."""
+    plan = _parser(commands, "plan", _plan, "show what would run, and check it; changes nothing")
+    plan.add_argument("--smoke", action="store_true", help="also take one step of the first member")
+    plan.add_argument("--scripts", action="store_true", help="print every batch script in full")
+    plan.add_argument("--explain", action="store_true", help="say where each value comes from")
+    run = _parser(commands, "run", _run, "run a job on this machine, or go on with it")
+    run.add_argument("--workers", type=int, help="members at once (default: what the cores hold)")
+    run.add_argument("--inline", action="store_true", help="run members one by one in this process")
+    _parser(commands, "submit", _submit, "send a job to Slurm, or what is left of it")
+
+
+def _parser(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    handler: Any,
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("job", choices=list(WORKLOADS), help="the workload")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="values in place of the file's"
+    )
+    parser.add_argument(
+        "--preset", default=DEFAULT_PRESET, help=f"named values (default: {DEFAULT_PRESET})"
+    )
+    add_runs_option(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON for a program to read")
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def resolve(arguments: argparse.Namespace) -> tuple[Plan, Resolved[Config]]:
+    """The plan that the arguments ask for."""
+    workload = WORKLOADS[arguments.job]
+    resolved = workload.resolve(arguments.preset, arguments.overrides)
+    return workload.plan(resolved.config, arguments.runs), resolved
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    plan, resolved = resolve(arguments)
+    has_slurm = slurm.available()
+    launcher = Launcher(plan, "slurm" if has_slurm else "local")
+    scripts = list(launcher.scripts())
+    checked = {str(script.path): _checked(script.text) for _, script in scripts if has_slurm}
+    record = plan.record() | {
+        "directory": str(plan.directory),
+        "scripts": [
+            {"stage": stage.name, "path": str(script.path), "members": list(script.indices)}
+            | {"sha256": _sha256(script.text), "slurm": checked.get(str(script.path))}
+            | {"text": script.text}
+            for stage, script in scripts
+        ],
+    }
+    if arguments.smoke:
+        record["smoke"] = _smoke(plan)
+    if arguments.json:
+        print(json.dumps(record, indent=1))
+    else:
+        _print_plan(record, resolved, arguments)
+    return OK
+
+
+def _sha256(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checked(text: str) -> str:
+    """What ``sbatch --test-only`` says of a script, without its dependency on unknown jobs."""
+    import tempfile
+
+    lines = [line for line in text.splitlines() if not line.startswith("#SBATCH --dependency")]
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "script.sh"
+        write_atomic(path, "\n".join(lines).encode())
+        return slurm.test_only(path)
+
+
+def _smoke(plan: Plan) -> dict[str, Any]:
+    from cluster.rehearsal import rehearse
+
+    first = plan.stages[0]
+    seconds = rehearse(first.function, plan.config)
+    return {"member": f"{first.name}/0000", "seconds": round(seconds, 3)}
+
+
+def _print_plan(
+    record: dict[str, Any], resolved: Resolved[Config], arguments: argparse.Namespace
+) -> None:
+    from pipelines.config import dump_yaml
+
+    print(f"{record['job']}, preset {resolved.preset}, plan {record['digest'][:10]}")
+    print(f"would run in {record['directory']}\n")
+    print(resolved.explain() if arguments.explain else dump_yaml(resolved.config))
+    print(f"{'stage':<12}{'members':>8}{'cpus':>6}{'gpus':>6}{'memory':>9}{'time':>14}  waits for")
+    for stage in record["stages"]:
+        ask = stage["resources"]
+        print(
+            f"{stage['name']:<12}{stage['members']:>8}{ask['cpus']:>6}{ask['gpus']:>6}"
+            f"{ask['memory']:>9}{ask['time']:>14}  {stage['wait']}"
+        )
+    print()
+    for script in record["scripts"]:
+        print(f"{script['path']}  sha256 {script['sha256'][:12]}  {len(script['members'])} members")
+        print(f"    {script['slurm'] or 'not checked: there is no Slurm here'}")
+        if arguments.scripts:
+            print("\n" + script["text"])
+    if "smoke" in record:
+        print(f"\none step of {record['smoke']['member']}: {record['smoke']['seconds']} s")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from jobs.commands.progress import watching
+
+    plan, _ = resolve(arguments)
+    backend: Backend = "inline" if arguments.inline else "local"
+    launcher = Launcher(plan, backend, arguments.workers)
+    launcher.lay_out()
+    # TERM ends like Ctrl-C: the members are asked to save, and the same command goes on.
+    signal.signal(signal.SIGTERM, _interrupt)
+    with watching(plan.directory, quiet=arguments.json) as watch:
+        launcher.run(watch)
+    _print_outcome(plan.directory, arguments.json)
+    return OK
+
+
+def _interrupt(_signum: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_outcome(run: Path, as_json: bool) -> None:
+    path = run / "report" / "evaluation.json"
+    scores: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    if as_json:
+        print(json.dumps({"run": str(run), "scores": scores}, indent=1))
+        return
+    print(f"\nrun       {run}")
+    for name, value in scores.items():
+        print(f"          {name.replace('_', ' '):<24}{value:.4f}")
+    print(f"ensemble  {run / 'ensemble.zarr'}   verified")
+    print(f"report    {run / 'report' / 'index.html'}")
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    if not slurm.available():
+        raise slurm.SlurmError(
+            "expected a Slurm that answers 'scontrol ping' here, found none. Submit from a login "
+            "node, run on this machine with 'yaoki run', or try 'yaoki slurmbox up'."
+        )
+    plan, _ = resolve(arguments)
+    launcher = Launcher(plan, "slurm")
+    launcher.lay_out()
+    sent = launcher.submit()
+    if arguments.json:
+        print(json.dumps({"run": str(plan.directory), "jobs": sent}, indent=1))
+        return OK
+    for stage, jobs in sent.items():
+        print(f"{stage:<12}{', '.join(jobs)}")
+    if not sent:
+        print("nothing to submit: every member is finished, queued or running", file=sys.stderr)
+    print(f"run in {plan.directory}; follow it with 'yaoki status --watch'")
+    return OK
