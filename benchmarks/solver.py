@@ -10,6 +10,7 @@ step; that reference itself is checked against exponax at that step.
 """
 
 import argparse
+import importlib
 import importlib.util
 import math
 import os
@@ -40,13 +41,17 @@ PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Exponax:
-    """The same flow in exponax: axis 0 is x, values are at cell corners, and so is the forcing."""
+    """The same flow in exponax.
+
+    There axis 0 is x, values are at cell corners, and the velocity (psi_y, -psi_x) is taken from
+    the field with laplacian(psi) = field: the field is minus the curl. Hence the minus signs.
+    """
 
     def __init__(self, order: int, precision: str, dt: float = DT) -> None:
         jax, exponax = importlib.import_module("jax"), importlib.import_module("exponax")
         jax.config.update("jax_enable_x64", True)
         self.jnp, self.real = jax.numpy, jax.numpy.dtype(precision)
-        settings = {"diffusivity": 1e-3, "drag": -0.1, "injection_mode": 4, "order": order}
+        settings = {"diffusivity": 1e-3, "drag": -0.1, "injection_scale": -1.0, "order": order}
         stepper = exponax.stepper.KolmogorovFlowVorticity(2, 2 * math.pi, GRID, dt, **settings)
         # Coefficients in double precision would silently promote a float32 run.
         stepper = jax.tree.map(
@@ -67,13 +72,16 @@ class Exponax:
 
     def load(self, omega: Tensor) -> Any:
         """State of one vorticity field (y, x) at cell centers."""
-        at_corners = _shift(omega.double(), -0.5).T.numpy()
+        at_corners = -_shift(omega.double(), -0.5).T.numpy()
         return self.jnp.fft.rfft2(self.jnp.asarray(at_corners[None], dtype=self.real))
 
     def read(self, state: Any) -> Tensor:
-        """Vorticity (y, x) at cell centers."""
-        values = self.jnp.fft.irfft2(state, s=(GRID, GRID))[0].T
-        return _shift(torch.tensor(values.tolist(), dtype=torch.float64), 0.5)
+        """Vorticity (y, x) at cell centers, of the modes that enter its nonlinear term; the others
+        collect what is transferred to them and do not act back."""
+        values = -self.jnp.fft.irfft2(state, s=(GRID, GRID))[0].T
+        solver = KolmogorovSolver(GRID)
+        omega = _shift(torch.tensor(values.tolist(), dtype=torch.float64), 0.5)
+        return solver.vorticity(solver.state(omega))
 
 
 def _shift(omega: Tensor, cells: float) -> Tensor:

@@ -4,6 +4,7 @@ Only the standard library is imported here, so that :func:`install` can run befo
 (torch, the pickle) is loaded: a signal that arrives during an import is remembered, not deadly.
 """
 
+import ctypes
 import os
 import signal
 import time
@@ -50,3 +51,13 @@ def install() -> StopFlag:
     for signum in STOP_SIGNALS:
         signal.signal(signum, flag._handle)
     return flag
+
+
+def follow_parent() -> None:
+    """Have the kernel send this process TERM when its parent dies (Linux).
+
+    Members of a local run whose launcher was killed save and leave, instead of working on with
+    no one to answer to.
+    """
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

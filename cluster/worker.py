@@ -13,6 +13,8 @@ from cluster import signals
 def main(arguments: list[str]) -> int:
     """Run one attempt of the member that the arguments and Slurm's array index name."""
     stop = signals.install()
+    if "SLURM_JOB_ID" not in os.environ:
+        signals.follow_parent()
     # Only now what takes time to import, torch above all: a signal that arrives meanwhile is
     # remembered, where without the handlers it would kill.
     from cluster.execution import execute

@@ -1,5 +1,6 @@
 """From a plan to running members: stages laid out, sent in order, and sent again."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -99,23 +100,35 @@ class Launcher:
             StageFailedError: Members failed; the message tells which and where to look.
         """
         for stage in self.plan.stages:
-            indices = self.unfinished(stage.name)
+            self._wait_for_others(stage.name, watch)
+            indices = self._members(stage.name, lambda state: state is not State.FINISHED)
             if indices:
                 executor = self.executor(stage)
                 executor.send(indices)
                 executor.wait(watch)
-            failed = self.unfinished(stage.name)
-            if failed and stage.wait != "end":
+            failed = self._members(stage.name, lambda state: state is not State.FINISHED)
+            # What follows with "end" goes on without them, and says who is missing.
+            if failed and self._follower(stage) != "end":
                 raise StageFailedError(self._failure(stage.name, failed))
 
     def unfinished(self, stage: str) -> list[int]:
         """Members of a stage that have not finished and that nothing works on now."""
         busy = (State.FINISHED, State.RUNNING, State.WAITING, State.QUEUED)
-        return [
-            member.index
-            for member in run_status(self.plan.directory)
-            if member.stage == stage and member.state not in busy
-        ]
+        return self._members(stage, lambda state: state not in busy)
+
+    def _members(self, stage: str, chosen: Callable[[State], bool]) -> list[int]:
+        members = run_status(self.plan.directory)
+        return [m.index for m in members if m.stage == stage and chosen(m.state)]
+
+    def _wait_for_others(self, stage: str, watch: Callable[[], None]) -> None:
+        # Members of a run that was killed just now may still be saving.
+        while self._members(stage, lambda state: state is State.RUNNING):
+            watch()
+            time.sleep(0.5)
+
+    def _follower(self, stage: StagePlan) -> str | None:
+        after = self.plan.stages[self._order(stage) + 1 :]
+        return after[0].wait if after else None
 
     def _order(self, stage: StagePlan) -> int:
         return [other.name for other in self.plan.stages].index(stage.name)

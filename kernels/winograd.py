@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 TILE = 4
-_CHUNK_TILES = 256
-"""Tiles that are transformed together: enough rows for the products, few enough for the cache."""
+_CHUNK_TILES, _CHUNK_VALUES = 256, 256 * 96
+"""Tiles, and tiles times channels, that are transformed together: at least so many, to give the
+products enough rows and the calls enough work; not many more, so that they stay in the cache."""
 
 _G = (
     (1 / 4, 0, 0),
@@ -196,8 +197,10 @@ def output_adjoint(y: Tensor) -> Tensor:
     return result.view(36, b * rows * n, c)
 
 
-def _chunks(batch: int, h: int, w: int) -> list[slice]:
-    size = max(1, _CHUNK_TILES * TILE**2 // (h * w))
+def _chunks(x: Tensor, outputs: int) -> list[slice]:
+    batch, h, w, inputs = x.shape
+    tiles = max(_CHUNK_TILES, _CHUNK_VALUES // max(inputs, outputs))
+    size = max(1, tiles * TILE**2 // (h * w))
     return [slice(i, min(i + size, batch)) for i in range(0, batch, size)]
 
 
@@ -209,7 +212,7 @@ class _Winograd(torch.autograd.Function):
         filters = filter_transform(weight)
         ctx.save_for_backward(x, filters)
         y = x.new_empty(*x.shape[:3], weight.shape[0])
-        for chunk in _chunks(*x.shape[:3]):
+        for chunk in _chunks(x, weight.shape[0]):
             m = torch.bmm(input_transform(x[chunk]), filters)
             m[7] += bias  # the product whose inverse transform is one everywhere in the tile
             output_transform(m, y[chunk])
@@ -222,7 +225,7 @@ class _Winograd(torch.autograd.Function):
         dy = dy.contiguous()
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         products = torch.zeros_like(filters) if ctx.needs_input_grad[1] else None
-        for chunk in _chunks(*x.shape[:3]):
+        for chunk in _chunks(x, dy.shape[-1]):
             dm = output_adjoint(dy[chunk])
             if products is not None:
                 products.baddbmm_(input_transform(x[chunk]).mT, dm)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -86,9 +87,11 @@ class SlurmBox:
             SlurmBoxError: something did not come up; with the end of the log that says why.
         """
         require_available()
+        # Looked at before the lock, which another box may hold for as long as it starts.
+        if (status := self.status()).ready:
+            return status
         with one_at_a_time():
-            status = self.status()
-            if status.ready:
+            if (status := self.status()).ready:
                 return status
             deadline = time.monotonic() + timeout
             if not status.running:
@@ -109,7 +112,9 @@ class SlurmBox:
             record = self._record()
             daemons = roster(self.directory, record)
             if daemons.controller_runs:
-                self._cancel_jobs()
+                # Best effort: whatever the controller says, their processes are ended below.
+                with suppress(SlurmBoxError):
+                    self._cancel_jobs()
             stop(daemons.slurmds.values())
             for node in record.settings.node_names:
                 self._clear(node, record)
@@ -220,11 +225,15 @@ class SlurmBox:
 
     def _cancel_jobs(self) -> None:
         """Cancel every job, and wait for the end of those that ran."""
-        if jobs := self._clients.jobs():
-            self._clients.cancel(jobs)
         deadline = time.monotonic() + _CANCEL_PATIENCE
-        while self._clients.jobs() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        jobs = self._clients.jobs()
+        if jobs:
+            self._clients.cancel(jobs)
+        while jobs and time.monotonic() < deadline:
+            time.sleep(0.2)
+            # A job may answer TERM by putting itself back into the queue.
+            self._clients.cancel(jobs, "--state=PENDING")
+            jobs = self._clients.jobs()
 
     def _clear(self, node: str, record: Record) -> None:
         """End what runs on a node whose daemon is dead, and remove its cgroups."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from .configuration import CLUSTER
@@ -71,9 +72,11 @@ class Clients:
         """Numbers of the jobs that are not over, arrays as one."""
         return sorted(set(self.run("squeue", "-h", "-a", "-o", "%F").split()))
 
-    def cancel(self, jobs: list[str]) -> None:
-        """Cancel jobs; ones that ended meanwhile are no error."""
-        self.run("scancel", "--quiet", *jobs)
+    def cancel(self, jobs: list[str], *options: str) -> None:
+        """Cancel those of the jobs that can still be cancelled."""
+        # It fails when any one of them ended meanwhile, even so quietly.
+        with suppress(SlurmBoxError):
+            self.run("scancel", "--quiet", *options, *jobs)
 
 
 def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:

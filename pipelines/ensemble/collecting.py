@@ -77,9 +77,8 @@ def _set_aside(layout: Layout, member: int) -> None:
 
 def _sweep(layout: Layout) -> None:
     """Remove temporary files of killed writers; all members are whole, so none is in use."""
-    for directory in (layout.commits, *(layout.path / name for name in layout.arrays)):
-        for leftover in directory.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+    for leftover in (*layout.commits.glob(".*.tmp"), *layout.path.glob("*/.*.tmp")):
+        leftover.unlink(missing_ok=True)
     for leftover in layout.path.parent.glob(f".{layout.path.name}.*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 

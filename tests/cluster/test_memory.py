@@ -1,10 +1,11 @@
 """Laws of the accumulator: what fits on the device never changes what the optimizer sees."""
 
+import gc
 import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
@@ -52,6 +53,14 @@ print(json.dumps({
     "equal": (total, gradient) == (total_after, gradient_after),
 }))
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collection() -> Iterator[None]:
+    # Every heal collects garbage; without this it would walk all that pytest has loaded.
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Problem:
@@ -103,7 +112,7 @@ def _sizes(draw: st.DrawFn) -> tuple[int, int, int]:
 
 
 @given(_sizes(), st.sampled_from([0.0, 0.3]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_microbatch_does_not_enter_the_gradient(
     sizes: tuple[int, int, int], dropout: float
 ) -> None:
@@ -114,7 +123,7 @@ def test_the_microbatch_does_not_enter_the_gradient(
 
 
 @given(_sizes(), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_healing_leaves_no_trace_but_the_sizes(
     sizes: tuple[int, int, int], data: st.DataObject
 ) -> None:
@@ -189,7 +198,7 @@ def test_below_the_grain_gradients_are_equal_up_to_rounding() -> None:
 
 
 @given(_sizes())
-@settings(deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_heal_shrinks_to_half_at_most_and_keeps_whole_grains(
     sizes: tuple[int, int, int],
 ) -> None:

@@ -70,6 +70,8 @@ def test_the_same_trajectories_make_the_same_bytes(tmp_path: Path) -> None:
     write_trajectories(tmp_path / "a.h5", x, HOW)
     write_trajectories(tmp_path / "b.h5", iter(x), HOW, count=len(x))
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    with h5py.File(tmp_path / "a.h5") as file:  # nor does the time of day come in
+        assert not file["x"].id.get_create_plist().get_obj_track_times()
 
 
 def test_writing_again_does_nothing_and_simulates_nothing(tmp_path: Path) -> None:
@@ -268,17 +270,21 @@ def test_a_forked_reader_opens_the_file_for_itself(
     file.read(0, 0, 1)
     child = os.fork()
     if child == 0:  # only the exit code comes back
-        alone = False
+        same = False
         with suppress(Exception):
             same = np.array_equal(file.read(4, 0, 9), shards[1][4])
-            alone = same and _descriptors_of(file.path) == 1
-        os._exit(0 if alone else 1)
+            os.lseek(_descriptor_of(file.path), 12_345, os.SEEK_SET)
+        os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    # A descriptor that the child had inherited would have moved ours as well.
+    assert os.lseek(_descriptor_of(file.path), 0, os.SEEK_CUR) != 12_345
     np.testing.assert_array_equal(file.read(4, 0, 9), shards[1][4])
 
 
-def _descriptors_of(path: Path) -> int:
-    return sum(link.resolve() == path.resolve() for link in Path("/proc/self/fd").iterdir())
+def _descriptor_of(path: Path) -> int:
+    links = Path("/proc/self/fd").iterdir()
+    (descriptor,) = [int(link.name) for link in links if link.resolve() == path.resolve()]
+    return descriptor
 
 
 # --- Bad files ------------------------------------------------------------------------------------

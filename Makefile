@@ -1,0 +1,38 @@
+# make run   sets up and runs the main job on this machine
+# make test  sets up and passes the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: run test check slurm pictures clean
+
+run: $(VENV)/.installed
+	$(BIN)/yaoki run diffusion
+
+test: $(VENV)/.installed-test slurm
+	$(BIN)/python -m pytest
+
+# What CI checks besides the tests: style, types, and that imports only go down.
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The tests need Slurm's packages: installed where that is allowed; otherwise this says how.
+slurm: $(VENV)/.installed-test
+	@$(BIN)/yaoki slurmbox install || test -z "$(YAOKI_REQUIRE_SLURM)"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing yaoki and what it needs into $(VENV)"
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

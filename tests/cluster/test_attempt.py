@@ -1,0 +1,196 @@
+"""Laws of the step loop: when it saves, when it leaves, and what a restore brings back."""
+
+import os
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.disks import fill, small_disk
+from support.small_work import SmallTrainer, equal
+
+from cluster import Attempt, Interrupted, Member
+from cluster.checkpoint import CheckpointError
+from cluster.signals import StopFlag
+
+NEVER = 1e9
+
+
+class Counting:
+    """The smallest work there is; its state is what it drew."""
+
+    def __init__(self, total: int) -> None:
+        self.steps_done, self.steps_total = 0, total
+        self.drawn: list[float] = []
+
+    def step(self) -> None:
+        self.drawn.append(random.random() + torch.rand(()).item())
+        self.steps_done += 1
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"done": self.steps_done, "total": self.steps_total, "drawn": self.drawn}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps_done, self.steps_total = state["done"], state["total"]
+        self.drawn = list(state["drawn"])
+
+
+def _attempt(member: Member, seconds: float = NEVER, keep: int = 2) -> Attempt:
+    member.directory.mkdir(parents=True, exist_ok=True)
+    return Attempt(member, 1, StopFlag(os.getpid()), seconds, keep)
+
+
+@pytest.fixture()
+def member(tmp_path: Path) -> Member:
+    return Member(tmp_path, "train", 0)
+
+
+def _steps(attempt: Attempt, work: Counting) -> Iterator[int]:
+    for step in attempt.steps(work):
+        work.step()
+        yield step
+
+
+def _saved(member: Member) -> list[int]:
+    return sorted(int(path.name.split("-")[0]) for path in member.checkpoints.glob("*.pt"))
+
+
+def test_every_step_is_taken_once_and_the_end_is_saved(member: Member) -> None:
+    work = Counting(5)
+    assert list(_steps(_attempt(member), work)) == [0, 1, 2, 3, 4]
+    assert _saved(member) == [5]
+
+
+def test_a_save_is_made_when_it_is_due(member: Member) -> None:
+    list(_steps(_attempt(member, seconds=0.0, keep=9), Counting(3)))
+    assert _saved(member) == [0, 1, 2, 3]
+
+
+def test_a_stop_saves_and_leaves_between_two_steps(member: Member) -> None:
+    work, attempt = Counting(9), _attempt(member)
+    with pytest.raises(Interrupted):
+        for step in _steps(attempt, work):
+            if step == 3:
+                attempt.stop.set(12)
+    assert (work.steps_done, attempt.last_step, _saved(member)) == (4, 4, [4])
+
+
+def test_a_stop_before_the_first_step_takes_none(member: Member) -> None:
+    work, attempt = Counting(9), _attempt(member)
+    attempt.stop.set(15)
+    with pytest.raises(Interrupted):
+        list(_steps(attempt, work))
+    assert work.drawn == []
+    assert _saved(member) == [0]
+
+
+def test_a_stop_in_the_last_step_lets_the_work_finish(member: Member) -> None:
+    work, attempt = Counting(3), _attempt(member)
+    for step in _steps(attempt, work):
+        if step == 2:
+            attempt.stop.set(12)
+    assert _saved(member) == [3]
+    with pytest.raises(Interrupted):
+        attempt.leave_if_asked()
+
+
+def test_interrupted_passes_an_except_exception(member: Member) -> None:
+    attempt = _attempt(member)
+    attempt.stop.set(12)
+    with pytest.raises(Interrupted):
+        try:
+            list(_steps(attempt, Counting(3)))
+        except Exception:
+            pytest.fail("swallowed")
+
+
+def test_a_step_is_not_saved_twice(member: Member) -> None:
+    work, attempt = Counting(2), _attempt(member)
+    list(_steps(attempt, work))
+    (path,) = member.checkpoints.glob("*.pt")
+    before = path.stat().st_ino
+    again = _attempt(member, seconds=0.0)
+    assert again.restore(work)
+    assert list(_steps(again, work)) == []
+    again.save(work)
+    (path,) = member.checkpoints.glob("*.pt")
+    assert path.stat().st_ino == before
+
+
+def test_nothing_to_restore_is_said(member: Member) -> None:
+    work = Counting(2)
+    attempt = _attempt(member)
+    assert not attempt.restore(work)
+    assert (attempt.resumed_step, work.steps_done) == (0, 0)
+
+
+@given(st.sets(st.integers(0, 7), max_size=3), st.integers(0, 2**31))
+@settings(max_examples=15, deadline=None)
+def test_stops_leave_no_trace_in_the_work(
+    tmp_path_factory: pytest.TempPathFactory, stops: set[int], seed: int
+) -> None:
+    expected = SmallTrainer(seed, 8)
+    for _ in range(8):
+        expected.step()
+    result = expected.result()
+    member = Member(tmp_path_factory.mktemp("run"), "train", 0)
+    for stop in [*sorted(stops), None]:
+        trainer, attempt = SmallTrainer(seed, 8), _attempt(member)
+        attempt.restore(trainer)
+        try:
+            for step in attempt.steps(trainer):
+                trainer.step()
+                if step == stop:
+                    attempt.stop.set(12)
+        except Interrupted:
+            continue
+        assert equal(trainer.result(), result)
+
+
+def test_early_stopping_ends_the_loop_and_is_remembered(member: Member) -> None:
+    work = Counting(100)
+    for step in _steps(_attempt(member), work):
+        if step == 4:
+            work.steps_total = work.steps_done
+    resumed, attempt = Counting(100), _attempt(member)
+    assert attempt.restore(resumed)
+    assert (attempt.resumed_step, list(_steps(attempt, resumed))) == (5, [])
+
+
+def test_an_end_that_comes_without_a_step_is_saved_all_the_same(member: Member) -> None:
+    # A trainer that looks at its validation loss before a step may find that it is done.
+    work = Counting(100)
+    for step in _attempt(member, seconds=0.0).steps(work):
+        if step == 5:
+            work.steps_total = 5
+        else:
+            work.step()
+    resumed, attempt = Counting(100), _attempt(member)
+    assert attempt.restore(resumed)
+    assert list(_steps(attempt, resumed)) == []
+
+
+def test_progress_is_reported(member: Member) -> None:
+    list(_steps(_attempt(member), Counting(3)))
+    assert member.progress_file.read_text() == '{"step": 3, "of": 3, "attempt": 1}'
+
+
+def test_progress_that_cannot_be_written_stops_nothing(member: Member) -> None:
+    attempt = _attempt(member)
+    member.progress_file.mkdir()
+    assert list(_steps(attempt, Counting(3))) == [0, 1, 2]
+
+
+def test_a_full_disk_ends_the_loop_with_the_reason_and_the_last_save(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 256) as disk:
+        member = Member(disk, "train", 0)
+        attempt, work = _attempt(member, seconds=0.0), Counting(9)
+        with pytest.raises(CheckpointError, match="could not save step 3.*No space left"):
+            for step in _steps(attempt, work):
+                if step == 2:
+                    fill(disk)
+        assert _saved(member) == [1, 2]

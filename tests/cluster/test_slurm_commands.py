@@ -1,0 +1,178 @@
+"""What Slurm's commands are asked, and how their answers and refusals read."""
+
+from pathlib import Path
+
+import pytest
+from support.commands import RUNNING, Commands
+
+from cluster import slurm
+from cluster.cause import JobFacts
+
+
+@pytest.fixture()
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    return Commands(tmp_path / "bin", monkeypatch)
+
+
+@pytest.fixture()
+def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_a_refusal_carries_what_slurm_said(commands: Commands) -> None:
+    commands.add("sbatch", "echo 'error: Invalid partition name specified: gpux' >&2; exit 1")
+    with pytest.raises(slurm.SlurmError, match=r"sbatch --parsable .*a\.sh' exited 1: .*gpux"):
+        slurm.submit(Path("a.sh"))
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_a_missing_slurm_is_said_with_the_way_out() -> None:
+    assert not slurm.available()
+    assert slurm.job_facts("17") is None
+    assert slurm.previous_state("17") is None
+    for ask in (slurm.submit, slurm.test_only):
+        with pytest.raises(slurm.SlurmError, match="'sbatch' is not installed here.*slurmbox"):
+            ask(Path("a.sh"))
+
+
+def test_a_silent_command_does_not_hang(commands: Commands) -> None:
+    commands.add("scontrol", "exec sleep 60")
+    with pytest.raises(slurm.SlurmError, match="did not answer within"):
+        slurm.run(["scontrol", "ping"], timeout=0.2)
+
+
+def test_slurm_is_available_when_its_controller_answers(commands: Commands) -> None:
+    commands.add("sbatch", "exit 0")
+    commands.add("scontrol", "exit 1")
+    assert not slurm.available()
+    commands.add("scontrol", "exit 0")
+    assert slurm.available()
+
+
+@pytest.mark.parametrize(("said", "job"), [("123", "123"), ("123;cluster2", "123")])
+def test_the_job_id_is_read(commands: Commands, said: str, job: str) -> None:
+    commands.add("sbatch", f"echo '{said}'")
+    assert slurm.submit(Path("/run/a b.sh")) == job
+    assert commands.calls() == ["sbatch --parsable /run/a b.sh"]
+
+
+def test_a_script_is_checked_without_being_submitted(commands: Commands) -> None:
+    commands.add("sbatch", "echo 'sbatch: Job 5 to start at 2026-03-02T10:00:00' >&2")
+    assert "to start at 2026" in slurm.test_only(Path("a.sh"))
+    assert commands.calls() == ["sbatch --test-only a.sh"]
+    commands.add("sbatch", "echo 'allocation failure: Requested node' >&2; exit 1")
+    with pytest.raises(slurm.SlurmError, match="refuses a.sh: allocation failure"):
+        slurm.test_only(Path("a.sh"))
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [("MaxArraySize            = 4001", 4001), ("MaxJobCount = 10000", 1001)],
+)
+def test_the_size_of_arrays_is_asked(commands: Commands, said: str, size: int) -> None:
+    commands.add("scontrol", f"echo 'Configuration data\n{said}\nMaxArraySizeX = 3'")
+    assert slurm.max_array_size() == size
+
+
+def test_a_job_is_described(commands: Commands) -> None:
+    commands.add("scontrol", f"echo '{RUNNING}'")
+    facts = slurm.job_facts("17_1")
+    assert facts is not None
+    assert facts.state == "RUNNING"
+    assert commands.calls() == ["scontrol show job --oneliner 17_1"]
+
+
+def test_a_users_time_format_does_not_hide_the_end_time(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # scontrol writes times as SLURM_TIME_FORMAT says, e.g. "Tomr 11:00" for "relative".
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
+    commands.add(
+        "scontrol",
+        '[ "${SLURM_TIME_FORMAT:-standard}" = standard ] && end=2099-01-01T00:00:00\n'
+        'echo "JobId=18 JobState=RUNNING EndTime=${end:-Tomr 11:00} PreemptTime=None"',
+    )
+    facts = slurm.job_facts("18")
+    assert facts is not None
+    assert facts.end_time is not None
+
+
+def test_a_job_that_cannot_be_asked_about_has_no_facts(commands: Commands) -> None:
+    commands.add("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert slurm.job_facts("17") is None
+
+
+def test_states_of_many_jobs_cost_one_query(commands: Commands) -> None:
+    commands.add("squeue", "printf '17_0|RUNNING\\n17_1|PENDING\\n18|COMPLETING\\n'")
+    states = slurm.queued_states(["17_0", "18", "17_1", "18"])
+    assert states == {"17_0": "RUNNING", "17_1": "PENDING", "18": "COMPLETING"}
+    (call,) = commands.calls()
+    assert call.endswith("--jobs=17_0,17_1,18")
+
+
+def test_a_forgotten_job_is_absent_and_a_dead_controller_an_error(commands: Commands) -> None:
+    assert slurm.queued_states([]) == {}
+    commands.add("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert slurm.queued_states(["17"]) == {}
+    commands.add("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(slurm.SlurmError, match="Unable to contact"):
+        slurm.queued_states(["17"])
+
+
+def test_nothing_to_cancel_asks_nothing(commands: Commands) -> None:
+    commands.add("scancel", "exit 0")
+    slurm.cancel([])
+    assert commands.calls() == []
+    slurm.cancel(["17_0", "17_1"])
+    assert commands.calls() == ["scancel 17_0 17_1"]
+
+
+def test_a_requeue_that_is_refused_is_an_error(commands: Commands) -> None:
+    commands.add("scontrol", "exit 0")
+    slurm.requeue("17_1")
+    assert commands.calls() == ["scontrol requeue 17_1"]
+    commands.add("scontrol", "echo 'Job is pending execution' >&2; exit 1")
+    with pytest.raises(slurm.SlurmError, match="pending execution"):
+        slurm.requeue("17_1")
+
+
+@pytest.mark.parametrize(
+    ("environment", "job"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "18"}, "18"),
+        (
+            {"SLURM_JOB_ID": "18", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0"},
+            "17_0",
+        ),
+    ],
+)
+def test_the_own_job_is_named_as_scontrol_takes_it(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], job: str | None
+) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert slurm.own_job_id() == job
+
+
+@pytest.mark.parametrize(
+    ("rows", "state"),
+    [
+        ("RUNNING", None),
+        ("", None),
+        ("NODE_FAIL\\nRUNNING", "NODE_FAIL"),
+        ("PREEMPTED\\nNODE_FAIL\\nPENDING", "NODE_FAIL"),
+        ("CANCELLED by 1000\\nRUNNING", "CANCELLED"),
+    ],
+)
+def test_accounting_tells_how_the_run_before_ended(
+    commands: Commands, rows: str, state: str | None
+) -> None:
+    commands.add("sacct", f"printf '{rows}\\n'")
+    assert slurm.previous_state("17_1") == state
+
+
+def test_facts_are_values() -> None:
+    assert JobFacts("RUNNING", 5.0) == JobFacts("RUNNING", 5.0, preempted=False)
