@@ -14,9 +14,6 @@ from cluster.cause import Cause, JobFacts
 from cluster.member import Member
 from cluster.stage import Stage, wants_another_attempt
 
-#: States in which the job has left the user's hands: Slurm cancels it or starts it again itself.
-_SLURM_DECIDES = ("CANCELLED", "PREEMPTED", "NODE_FAIL", "REQUEUED", "PENDING")
-
 
 def main(arguments: list[str]) -> int:
     """Settle the attempt of the job that is ending, and requeue it where it should run again."""
@@ -26,7 +23,7 @@ def main(arguments: list[str]) -> int:
     job = slurm.own_job_id()
     facts = slurm.job_facts(job) if job else None
     settle(member, int(status), facts)
-    if job and wants_another_attempt(member, stage.budgets) and not _slurm_decides(facts):
+    if job and wants_another_attempt(member, stage.budgets) and _may_requeue(facts):
         slurm.requeue(job)
     return int(status)
 
@@ -60,25 +57,20 @@ def settle_lost_attempt(member: Member) -> None:
 
 
 def _killed_cause(member: Member, status: int, facts: JobFacts | None) -> Cause:
-    state = facts.state if facts else ""
-    if not member.ledger.wanted() or state.startswith("CANCELLED"):
+    if not member.ledger.wanted():
         return Cause.CANCELLED
-    if state.startswith("PREEMPTED") or (facts and facts.preempted):
-        return Cause.PREEMPTION
-    if state.startswith("NODE_FAIL"):
-        return Cause.NODE_FAILURE
-    if state.startswith("TIMEOUT"):
-        return Cause.TIMEOUT
-    if state.startswith("OUT_OF_MEMORY"):
+    if facts is not None and facts.out_of_memory:
         return Cause.HOST_OOM
+    ended_by = facts.ended_by() if facts is not None else None
+    if ended_by is not None:
+        return ended_by
     number = -status if status < 0 else status - 128
-    if number in {s.value for s in signal.Signals}:
-        return Cause.KILLED
-    return Cause.ERROR
+    return Cause.KILLED if number in {s.value for s in signal.Signals} else Cause.ERROR
 
 
-def _slurm_decides(facts: JobFacts | None) -> bool:
-    return facts is not None and (facts.preempted or facts.state.startswith(_SLURM_DECIDES))
+def _may_requeue(facts: JobFacts | None) -> bool:
+    """Whether Slurm leaves it to us: it would bring a cancelled job back to life if asked."""
+    return facts is None or facts.running or facts.ended_by() is Cause.TIMEOUT
 
 
 if __name__ == "__main__":

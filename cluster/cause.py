@@ -24,6 +24,7 @@ class Cause(StrEnum):
 class Budgets:
     """How many times a member may be started again after each cause.
 
+    The same memory is not enough a second time: out of host memory is not tried again by itself.
     A budget is spent by a start that follows an end of that cause, never by an end alone: a
     requeue that failed costs nothing. ``finished`` and ``cancelled`` never start a member again.
     """
@@ -33,7 +34,7 @@ class Budgets:
     node_failure: int = 20
     killed: int = 10
     device_oom: int = 10
-    host_oom: int = 4
+    host_oom: int = 0
     error: int = 0
 
     def __post_init__(self) -> None:
@@ -53,15 +54,46 @@ class Budgets:
 class JobFacts:
     """What Slurm says of a job while it is being stopped.
 
+    A job that is being ended reads ``COMPLETING`` whoever ends it; the other facts tell who.
+
     Attributes:
-        state: Slurm's job state, e.g. ``RUNNING`` or ``CANCELLED``.
-        end_time: When the time limit ends, seconds since the epoch, if known.
+        state: Slurm's job state, e.g. ``RUNNING`` or ``COMPLETING``.
+        reason: Slurm's reason, e.g. ``TimeLimit``, or ``None`` in words.
+        end_time: When the time limit ends or the job ended, seconds since the epoch, if known.
         preempted: Whether Slurm has set a preemption time.
+        requeued: Whether Slurm has put the job back into the queue already.
+        out_of_memory: Whether a step was killed for its memory.
     """
 
     state: str
+    reason: str = "None"
     end_time: float | None = None
     preempted: bool = False
+    requeued: bool = False
+    out_of_memory: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether the job goes on as far as Slurm is concerned."""
+        return self.state == "RUNNING"
+
+    def ended_by(self) -> Cause | None:
+        """Who ends the job, or None while it runs."""
+        states = {
+            "CANCELLED": Cause.CANCELLED,
+            "NODE_FAIL": Cause.NODE_FAILURE,
+            "PREEMPTED": Cause.PREEMPTION,
+            "TIMEOUT": Cause.TIMEOUT,
+            "OUT_OF_MEMORY": Cause.HOST_OOM,
+        }
+        if self.state in states:
+            return states[self.state]
+        if self.reason == "TimeLimit":
+            return Cause.TIMEOUT
+        if self.requeued or self.preempted:
+            return Cause.PREEMPTION
+        # Neither a limit nor a requeue: someone has cancelled it.
+        return Cause.CANCELLED if self.state == "COMPLETING" else None
 
 
 #: Slurm checks limits once a minute and sends a ``--signal`` up to this much early, seconds.
@@ -80,20 +112,15 @@ def stop_cause(
         signal_delay: The seconds before the limit at which USR2 was ordered.
 
     Returns:
-        ``CANCELLED``, ``PREEMPTION`` or ``TIMEOUT``. A signal that no fact explains (sent by hand,
+        Most often ``CANCELLED``, ``PREEMPTION`` or ``TIMEOUT``. A signal that no fact explains (sent by hand,
         or by a site's own tool) counts as a preemption: the member was well and is wanted back.
     """
     if facts is None:
         return Cause.PREEMPTION
-    if facts.state.startswith("CANCELLED"):
-        return Cause.CANCELLED
-    if facts.preempted or facts.state.startswith("PREEMPTED"):
+    ended_by = facts.ended_by()
+    if ended_by is not None:
+        return ended_by
+    if facts.end_time is None or signum != signal.SIGUSR2:
         return Cause.PREEMPTION
-    if facts.state.startswith("TIMEOUT"):
-        return Cause.TIMEOUT
-    if facts.state.startswith("NODE_FAIL"):
-        return Cause.NODE_FAILURE
-    if facts.end_time is None:
-        return Cause.PREEMPTION
-    notice = signal_delay + SIGNAL_SLACK if signum == signal.SIGUSR2 else 0.0
+    notice = signal_delay + SIGNAL_SLACK
     return Cause.TIMEOUT if received_at >= facts.end_time - notice else Cause.PREEMPTION

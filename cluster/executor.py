@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -193,7 +194,8 @@ class RobustExecutor:
     def lay_out(self, calls: Sequence[Call]) -> list[RobustJob]:
         """Write members to the run directory without sending them anywhere."""
         first = self.stage.members
-        self.stage = replace(self.stage, members=first + len(calls))
+        places = tuple(str(Path(place).absolute()) for place in sys.path)
+        self.stage = replace(self.stage, members=first + len(calls), search_path=places)
         for index, call in enumerate(calls, first):
             call.save(self.stage.member(index))
         self.stage.save()

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from cluster.environment import available_cores, member_environment
 from cluster.ledger import here
 from cluster.member import Member
 from cluster.stage import Stage, wants_another_attempt
+from cluster.worker import module_command
 
 _POLL_SECONDS = 0.05
 
@@ -23,11 +23,6 @@ def pool_size(cpus: int, wanted: int | None = None) -> int:
     """How many members run at once: as many as the cores hold, or fewer where asked."""
     fits = max(1, available_cores() // cpus)
     return fits if wanted is None else max(1, min(wanted, fits))
-
-
-def worker_command(stage: Stage, index: int) -> list[str]:
-    """The command that runs one attempt of a member."""
-    return [sys.executable, "-u", "-m", "cluster.worker", str(stage.run), stage.name, str(index)]
 
 
 class LocalPool:
@@ -110,7 +105,7 @@ class LocalPool:
         # What is printed before the attempt opens its own log, a failing import for one.
         with (member.logs / "launch.log").open("ab") as log:
             return subprocess.Popen(
-                worker_command(self.stage, member.index),
+                module_command("worker", str(self.stage.run), self.stage.name, str(member.index)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

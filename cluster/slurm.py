@@ -74,19 +74,28 @@ def max_array_size() -> int:
 def job_facts(job_id: str) -> JobFacts | None:
     """What Slurm says of a job that runs or ended just now, or None where it cannot be asked."""
     try:
-        text = run(["scontrol", "show", "job", "--oneliner", job_id], timeout=20)
+        text = run(["scontrol", "show", "job", "--details", "--oneliner", job_id], timeout=20)
     except SlurmError:
         return None
-    return parse_job_facts(text)
+    return parse_job_facts(text, int(os.environ.get("SLURM_RESTART_COUNT", 0)))
 
 
-def parse_job_facts(text: str) -> JobFacts:
-    """Read a line of ``scontrol show job --oneliner``."""
+def parse_job_facts(text: str, restarts: int = 0) -> JobFacts:
+    """Read a line of ``scontrol show job --details --oneliner``.
+
+    Args:
+        text: The line.
+        restarts: How often the job had been started again when the asking process started: a
+            higher count says that Slurm has put it back into the queue since.
+    """
     fields = dict(re.findall(r"(\w+)=(\S*)", text))
     return JobFacts(
         state=fields.get("JobState", "UNKNOWN"),
+        reason=fields.get("Reason", "None"),
         end_time=_timestamp(fields.get("EndTime", "")),
         preempted=_timestamp(fields.get("PreemptTime", "")) is not None,
+        requeued=int(fields.get("Restarts", 0)) > restarts,
+        out_of_memory=fields.get("DerivedExitCode", "").endswith(":125"),
     )
 
 

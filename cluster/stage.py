@@ -32,6 +32,7 @@ class Stage:
         checkpoint_seconds: The time between saves.
         keep: Checkpoints to keep.
         signal_delay: Seconds before the time limit at which a member is told to leave.
+        search_path: Where the submitting process found modules; workers look there last.
     """
 
     run: Path
@@ -43,6 +44,7 @@ class Stage:
     checkpoint_seconds: float = 60.0
     keep: int = 2
     signal_delay: int = 90
+    search_path: tuple[str, ...] = ()
 
     @property
     def directory(self) -> Path:
@@ -85,7 +87,14 @@ class Stage:
             raise RunError(f"{run}: expected a stage '{name}', found: {found}") from error
         except ValueError as error:
             raise RunError(f"{path}: expected JSON, found something else: {error}") from error
-        return cls(run=run, **{**record, "budgets": Budgets(**record["budgets"])})
+        return cls(
+            run=run,
+            **{
+                **record,
+                "budgets": Budgets(**record["budgets"]),
+                "search_path": tuple(record["search_path"]),
+            },
+        )
 
 
 def load_stages(run: Path) -> list[Stage]:

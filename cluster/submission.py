@@ -2,7 +2,6 @@
 
 import contextlib
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import submitit
 
 from cluster.environment import ALLOCATOR, DETERMINISM, THREADS
 from cluster.stage import Stage
+from cluster.worker import module_command
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ def _guards(stage: Stage, offset: int) -> list[str]:
     The shell catches TERM, with a command that does nothing, so that it outlives srun and its
     exit trap runs; a signal ignored instead would be ignored by srun too.
     """
-    arguments = [str(stage.run), stage.name, str(offset)]
-    aftermath = shlex.join([sys.executable, "-m", "cluster.aftermath", *arguments])
+    aftermath = shlex.join(module_command("aftermath", str(stage.run), stage.name, str(offset)))
     # srun has not read SLURM_CPUS_PER_TASK since 22.05 and would give the step one core.
     counted = ("SRUN_CPUS_PER_TASK", *THREADS)
     threads = [f"export {name}=${{SLURM_CPUS_PER_TASK:-1}}" for name in counted]
@@ -143,5 +142,4 @@ def _guards(stage: Stage, offset: int) -> list[str]:
 
 
 def _worker(stage: Stage, offset: int) -> str:
-    arguments = [str(stage.run), stage.name, str(offset)]
-    return shlex.join([sys.executable, "-u", "-m", "cluster.worker", *arguments])
+    return shlex.join(module_command("worker", str(stage.run), stage.name, str(offset)))

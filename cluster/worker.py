@@ -20,9 +20,17 @@ def main(arguments: list[str]) -> int:
     from cluster.execution import execute
     from cluster.stage import Stage
 
-    run, stage, index = arguments
+    run, name, index = arguments
+    stage = Stage.load(Path(run), name)
+    # Last, so that a folder named like one of our packages, beside the user's script, hides none.
+    sys.path.extend(place for place in stage.search_path if place not in sys.path)
     element = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
-    return execute(Stage.load(Path(run), stage), int(index) + element, stop, redirect=True)
+    return execute(stage, int(index) + element, stop, redirect=True)
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of ours; ``-P`` keeps the working directory off the path."""
+    return [sys.executable, "-P", "-u", "-m", f"cluster.{module}", *arguments]
 
 
 if __name__ == "__main__":

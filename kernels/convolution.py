@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from kernels.winograd import TILE, winograd_conv2d
 
-_WINOGRAD_CHANNELS = 16
+_WINOGRAD_CHANNELS = 64
 """Below this the transforms cost more than the products save."""
 
 

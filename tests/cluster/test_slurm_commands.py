@@ -6,7 +6,6 @@ import pytest
 from support.commands import RUNNING, Commands
 
 from cluster import slurm
-from cluster.cause import JobFacts
 
 
 @pytest.fixture()
@@ -172,7 +171,3 @@ def test_accounting_tells_how_the_run_before_ended(
 ) -> None:
     commands.add("sacct", f"printf '{rows}\\n'")
     assert slurm.previous_state("17_1") == state
-
-
-def test_facts_are_values() -> None:
-    assert JobFacts("RUNNING", 5.0) == JobFacts("RUNNING", 5.0, preempted=False)

@@ -68,7 +68,7 @@ def _observe(x: Tensor) -> Tensor:
 
 def _network() -> MCScoreNet:
     torch.manual_seed(0)
-    score = kolmogorov_score(3, 2, 8, hidden_channels=(16, 16), hidden_blocks=(1, 1))
+    score = kolmogorov_score(3, 2, 8, hidden_channels=(64, 64), hidden_blocks=(1, 1))
     score.chunk = 4
     return score
 

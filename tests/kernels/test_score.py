@@ -48,7 +48,7 @@ def test_the_published_network_to_the_last_parameter() -> None:
 
 def _small(**options) -> MCScoreNet:
     torch.manual_seed(0)
-    return kolmogorov_score(3, 2, 8, hidden_channels=(16, 16), hidden_blocks=(1, 1), **options)
+    return kolmogorov_score(3, 2, 8, hidden_channels=(64, 64), hidden_blocks=(1, 1), **options)
 
 
 def test_published_weights_load_whole_or_not_at_all() -> None:

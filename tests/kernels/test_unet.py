@@ -52,7 +52,7 @@ def _network(channels: tuple[int, ...], blocks: tuple[int, ...]) -> UNet:
 
 
 @pytest.mark.parametrize(
-    ("channels", "blocks"), [((4,), (2,)), ((6, 8), (1, 2)), ((16, 20, 24), (2, 1, 1))]
+    ("channels", "blocks"), [((4,), (2,)), ((6, 8), (1, 2)), ((64, 72, 8), (1, 1, 1))]
 )
 def test_outputs_and_gradients_equal_the_plain_network(channels, blocks) -> None:
     network = _network(channels, blocks)
@@ -70,7 +70,7 @@ def test_outputs_and_gradients_equal_the_plain_network(channels, blocks) -> None
 
 @pytest.mark.parametrize("shift", [(2, 0), (0, 2), (6, 10)])
 def test_periodic_shifts_commute(shift) -> None:
-    network = _network((16, 16), (1, 1))
+    network = _network((64, 64), (1, 1))
     x = torch.randn(1, 3, 16, 16, dtype=torch.float64)
     y = torch.randn(1, 5, dtype=torch.float64)
     moved = network(x.roll(shift, dims=(2, 3)), y)
@@ -78,7 +78,7 @@ def test_periodic_shifts_commute(shift) -> None:
 
 
 def test_autocast_stays_near_full_precision() -> None:
-    network = _network((16, 16), (1, 1)).float()
+    network = _network((64, 64), (1, 1)).float()
     x, y = torch.randn(2, 3, 8, 8), torch.randn(2, 5)
     full = network(x, y)
     with torch.autocast("cpu", torch.bfloat16):

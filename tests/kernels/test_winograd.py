@@ -71,7 +71,7 @@ def test_only_wanted_gradients_are_made() -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("channels", [3, 32])
+@pytest.mark.parametrize("channels", [3, 64])
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (3, 1), (3, 2), (5, 1)])
 def test_module_equals_circular_convolution(channels, size, stride) -> None:
     layer = CircularConv2d(channels, channels, size, stride).double()

@@ -1,0 +1,89 @@
+"""The house stands: imports only go down, types are shipped, light modules stay light."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = ("jobs", "pipelines", "cluster", "kernels")
+HEAVY = ("torch", "zarr", "wandb", "numcodecs", "h5py", "matplotlib", "scipy")
+LIGHT = (
+    "cluster",
+    "cluster.executor",
+    "cluster.slurm",
+    "cluster.ledger",
+    "cluster.stage",
+    "cluster.submission",
+    "cluster.local",
+    "cluster.aftermath",
+    "cluster.worker",
+    "cluster.status",
+)
+
+
+def _contract(directory: Path) -> subprocess.CompletedProcess[str]:
+    """Check the import contract of pyproject.toml on the packages in a directory."""
+    code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"
+    environment = os.environ | {"PYTHONPATH": str(directory)}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_imports_only_go_down() -> None:
+    done = _contract(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("below", "above"),
+    [
+        ("kernels", "cluster"),
+        ("cluster", "kernels"),
+        ("cluster", "pipelines"),
+        ("pipelines", "jobs"),
+    ],
+)
+def test_the_contract_finds_an_arrow_that_runs_up(tmp_path: Path, below: str, above: str) -> None:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for floor in FLOORS:
+        (tmp_path / floor).mkdir()
+        (tmp_path / floor / "__init__.py").write_text("")
+        (tmp_path / floor / "part.py").write_text("")
+    (tmp_path / below / "part.py").write_text(f"def late():\n    from {above} import part\n")
+    done = _contract(tmp_path)
+    assert done.returncode == 1
+    assert f"{below}.part -> {above}.part" in done.stdout
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_types_are_shipped(floor: str) -> None:
+    assert (ROOT / floor / "py.typed").is_file()
+    folders = {path.parent for path in (ROOT / floor).rglob("*.py")}
+    assert all((folder / "__init__.py").is_file() for folder in folders)
+
+
+def test_every_name_of_the_cluster_package_is_there() -> None:
+    package = import_module("cluster")
+    assert all(getattr(package, name) is not None for name in package.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = package.Nothing
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_import_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(sorted(set({HEAVY!r}) & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
