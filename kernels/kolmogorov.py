@@ -115,7 +115,7 @@ class KolmogorovSolver:
         Raises:
             ValueError: There is no seed.
         """
-        if not seeds:
+        if len(seeds) == 0:
             raise ValueError("expected at least one seed, found none")
         fields = torch.stack([random_flow(seed, maximum_velocity) for seed in seeds])
         return regrid(fields, self.grid).to(COMPLEX[self.dtype])

@@ -107,7 +107,7 @@ def random_flow(seed: int, maximum_velocity: float) -> Tensor:
         Coefficients on the reference grid, (22, 64), complex128.
     """
     n = _REFERENCE_GRID
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     noise = torch.randn(n, n, dtype=torch.float64, generator=generator)
     kx, ky = wavenumbers(n)
     k = (kx**2 + ky**2).sqrt().clamp(min=1)

@@ -12,7 +12,7 @@ from cluster.ledger import here
 from cluster.stage import Stage
 
 
-@pytest.fixture()
+@pytest.fixture
 def member(tmp_path: Path) -> Member:
     member = Member(tmp_path / "run", "train", 1)
     member.directory.mkdir(parents=True)
@@ -20,7 +20,7 @@ def member(tmp_path: Path) -> Member:
     return member
 
 
-@pytest.fixture()
+@pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     """The member's job on a Slurm that says it runs."""
     ids = {"JOB_ID": "18", "ARRAY_JOB_ID": "17", "ARRAY_TASK_ID": "1"}
@@ -58,6 +58,10 @@ def _cause(member: Member) -> Cause | None:
         (JobFacts("TIMEOUT"), 137, Cause.TIMEOUT),
         (JobFacts("NODE_FAIL"), 137, Cause.NODE_FAILURE),
         (JobFacts("OUT_OF_MEMORY"), 137, Cause.HOST_OOM),
+        (JobFacts("RUNNING", out_of_memory=True), 137, Cause.HOST_OOM),
+        (JobFacts("COMPLETING", reason="TimeLimit"), 137, Cause.TIMEOUT),
+        (JobFacts("COMPLETING", requeued=True), 137, Cause.PREEMPTION),
+        (JobFacts("COMPLETING"), 137, Cause.CANCELLED),
         (JobFacts("CANCELLED"), 137, Cause.CANCELLED),
     ],
 )
@@ -106,7 +110,9 @@ def test_the_status_is_passed_on(member: Member, commands: Commands, status: int
     assert commands.calls("scontrol requeue") == []
 
 
-@pytest.mark.parametrize("cause", [Cause.TIMEOUT, Cause.PREEMPTION, Cause.KILLED, Cause.HOST_OOM])
+@pytest.mark.parametrize(
+    "cause", [Cause.TIMEOUT, Cause.PREEMPTION, Cause.KILLED, Cause.NODE_FAILURE]
+)
 def test_a_member_that_is_wanted_back_is_requeued_once(
     member: Member, commands: Commands, cause: Cause
 ) -> None:
@@ -115,7 +121,7 @@ def test_a_member_that_is_wanted_back_is_requeued_once(
     assert commands.calls("scontrol requeue") == ["scontrol requeue 17_1"]
 
 
-@pytest.mark.parametrize("cause", [Cause.FINISHED, Cause.CANCELLED, Cause.ERROR])
+@pytest.mark.parametrize("cause", [Cause.FINISHED, Cause.CANCELLED, Cause.ERROR, Cause.HOST_OOM])
 def test_a_member_that_is_done_is_not_requeued(
     member: Member, commands: Commands, cause: Cause
 ) -> None:
@@ -124,7 +130,9 @@ def test_a_member_that_is_done_is_not_requeued(
     assert commands.calls("scontrol requeue") == []
 
 
-@pytest.mark.parametrize("state", ["CANCELLED", "PREEMPTED", "NODE_FAIL", "REQUEUED", "PENDING"])
+@pytest.mark.parametrize(
+    "state", ["CANCELLED", "COMPLETING", "PREEMPTED", "NODE_FAIL", "REQUEUED", "PENDING"]
+)
 def test_what_slurm_does_itself_is_not_asked_for(
     member: Member, commands: Commands, state: str
 ) -> None:

@@ -1,5 +1,6 @@
 """Laws of causes: decided from what Slurm says and when the signal came, never from a guess."""
 
+import re
 import signal
 import time
 
@@ -20,7 +21,7 @@ RUNNING_22 = (
     "JobId=18 ArrayJobId=17 ArrayTaskId=3 JobName=train JobState=RUNNING Reason=None "
     "UserId=ada(1000) GroupId=ada(1000) MCS_label=N/A Priority=4294901742 Nice=0 Account=lab "
     "QOS=normal WCKey=*submitit Dependency=(null) Requeue=1 Restarts=2 BatchFlag=1 Reboot=0 "
-    "ExitCode=0:0 RunTime=00:01:10 TimeLimit=01:00:00 TimeMin=N/A "
+    "ExitCode=0:0 DerivedExitCode=0:0 RunTime=00:01:10 TimeLimit=01:00:00 TimeMin=N/A "
     "SubmitTime=2026-03-02T10:00:00 EligibleTime=2026-03-02T10:00:00 "
     "AccrueTime=2026-03-02T10:00:00 StartTime=2026-03-02T10:00:05 EndTime=2026-03-02T11:00:05 "
     "Deadline=N/A PreemptEligibleTime=2026-03-02T10:00:05 PreemptTime=None SuspendTime=None "
@@ -39,7 +40,8 @@ RUNNING_22 = (
 RUNNING_24 = (
     "JobId=409 JobName=wrap JobState=RUNNING Reason=None UserId=ada(1000) GroupId=ada(1000) "
     "MCS_label=N/A Priority=1 Nice=0 Account=lab QOS=normal Dependency=(null) Requeue=0 "
-    "Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:0 RunTime=5-21:51:00 TimeLimit=7-00:00:00 "
+    "Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:0 DerivedExitCode=0:0 RunTime=5-21:51:00 "
+    "TimeLimit=7-00:00:00 "
     "TimeMin=N/A SubmitTime=2026-01-21T15:46:41 EligibleTime=2026-01-21T15:46:41 "
     "AccrueTime=2026-01-21T15:46:41 StartTime=2026-01-21T16:47:16 EndTime=2026-01-28T16:47:16 "
     "Deadline=N/A SuspendTime=None SecsPreSuspend=0 LastSchedEval=2026-01-21T16:47:16 "
@@ -55,13 +57,52 @@ def _local(text: str) -> float:
 
 
 def test_a_running_job_is_read_on_old_and_new_slurm() -> None:
-    assert parse_job_facts(RUNNING_22) == JobFacts("RUNNING", _local("2026-03-02T11:00:05"))
-    assert parse_job_facts(RUNNING_24) == JobFacts("RUNNING", _local("2026-01-28T16:47:16"))
+    old, new = _local("2026-03-02T11:00:05"), _local("2026-01-28T16:47:16")
+    assert parse_job_facts(RUNNING_22, restarts=2) == JobFacts("RUNNING", end_time=old)
+    assert parse_job_facts(RUNNING_24) == JobFacts("RUNNING", end_time=new)
 
 
-def test_a_preempted_job_is_read() -> None:
-    text = RUNNING_22.replace("PreemptTime=None", "PreemptTime=2026-03-02T10:01:15")
-    assert parse_job_facts(text).preempted
+@pytest.mark.parametrize("text", [RUNNING_22, RUNNING_24])
+def test_a_running_job_is_ended_by_no_one(text: str) -> None:
+    facts = parse_job_facts(text, restarts=2)
+    assert facts.running
+    assert facts.ended_by() is None
+
+
+def _completing(**changes: str) -> str:
+    """What Slurm says of a job while it ends: its end is now, whoever ends it."""
+    fields = {"JobState": "COMPLETING", "EndTime": "2026-03-02T10:31:00", **changes}
+    text = RUNNING_22
+    for name, value in fields.items():
+        text = re.sub(rf"\b{name}=\S*", f"{name}={value}", text)
+    return text
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (_completing(), Cause.CANCELLED),
+        (_completing(Reason="TimeLimit"), Cause.TIMEOUT),
+        (_completing(Restarts="3"), Cause.PREEMPTION),
+        (_completing(PreemptTime="2026-03-02T10:31:00"), Cause.PREEMPTION),
+        (_completing(JobState="PENDING", Restarts="3", Reason="BeginTime"), Cause.PREEMPTION),
+        (_completing(JobState="CANCELLED"), Cause.CANCELLED),
+        (_completing(JobState="TIMEOUT", Reason="TimeLimit"), Cause.TIMEOUT),
+        (_completing(JobState="PREEMPTED"), Cause.PREEMPTION),
+        (_completing(JobState="NODE_FAIL", Reason="NodeDown"), Cause.NODE_FAILURE),
+        (_completing(JobState="OUT_OF_MEMORY", Reason="OutOfMemory"), Cause.HOST_OOM),
+    ],
+)
+def test_who_ends_a_job_is_read_from_what_slurm_says(text: str, cause: Cause, signum: int) -> None:
+    facts = parse_job_facts(text, restarts=2)
+    assert facts.ended_by() is cause
+    assert stop_cause(signum, _local("2026-03-02T10:31:00"), facts, 90.0) is cause
+
+
+def test_a_step_killed_for_its_memory_is_seen() -> None:
+    assert parse_job_facts(_completing(DerivedExitCode="0:125")).out_of_memory
+    assert not parse_job_facts(_completing(DerivedExitCode="125:0")).out_of_memory
 
 
 def test_a_job_without_limit_has_no_end() -> None:
@@ -74,31 +115,23 @@ def test_nothing_readable_is_unknown() -> None:
 
 
 @given(limits, delays, st.floats(0.0, 1.0))
-def test_usr2_in_time_before_the_limit_is_a_timeout(
-    limit: float, delay: int, early: float
-) -> None:
-    facts = JobFacts("RUNNING", START + limit)
+def test_usr2_in_time_before_the_limit_is_a_timeout(limit: float, delay: int, early: float) -> None:
+    facts = JobFacts("RUNNING", end_time=START + limit)
     received = START + limit - early * (delay + SIGNAL_SLACK)
     assert stop_cause(signal.SIGUSR2, received, facts, delay) is Cause.TIMEOUT
 
 
 @given(limits, delays, st.floats(0.0, 1.0))
-def test_usr2_well_before_the_limit_is_a_preemption(
-    limit: float, delay: int, share: float
-) -> None:
-    facts = JobFacts("RUNNING", START + limit)
+def test_usr2_well_before_the_limit_is_a_preemption(limit: float, delay: int, share: float) -> None:
+    facts = JobFacts("RUNNING", end_time=START + limit)
     received = START + share * limit - delay - SIGNAL_SLACK - 1.0
     assert stop_cause(signal.SIGUSR2, received, facts, delay) is Cause.PREEMPTION
 
 
-@given(limits, delays, st.floats(1.0, 1e6))
-def test_term_before_the_limit_is_a_preemption_and_at_it_a_timeout(
-    limit: float, delay: int, away: float
-) -> None:
-    facts = JobFacts("RUNNING", START + limit)
-    before, after = START + limit - away, START + limit + away
-    assert stop_cause(signal.SIGTERM, before, facts, delay) is Cause.PREEMPTION
-    assert stop_cause(signal.SIGTERM, after, facts, delay) is Cause.TIMEOUT
+@given(limits, delays, st.floats(-1e6, 1e6))
+def test_term_to_a_job_that_goes_on_is_a_preemption(limit: float, delay: int, away: float) -> None:
+    facts = JobFacts("RUNNING", end_time=START + limit)
+    assert stop_cause(signal.SIGTERM, START + limit + away, facts, delay) is Cause.PREEMPTION
 
 
 @given(signals, st.floats(0.0, 2e9), delays)
@@ -107,40 +140,6 @@ def test_a_signal_that_no_fact_explains_wants_the_member_back(
 ) -> None:
     assert stop_cause(signum, received, None, delay) is Cause.PREEMPTION
     assert stop_cause(signum, received, JobFacts("RUNNING"), delay) is Cause.PREEMPTION
-
-
-@pytest.mark.parametrize(
-    ("facts", "cause"),
-    [
-        (JobFacts("CANCELLED", START), Cause.CANCELLED),
-        (JobFacts("CANCELLED", START, preempted=True), Cause.CANCELLED),
-        (JobFacts("RUNNING", START, preempted=True), Cause.PREEMPTION),
-        (JobFacts("PREEMPTED", START), Cause.PREEMPTION),
-        (JobFacts("TIMEOUT", START + 900), Cause.TIMEOUT),
-        (JobFacts("NODE_FAIL", START), Cause.NODE_FAILURE),
-    ],
-)
-@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
-def test_what_slurm_says_outright_decides(facts: JobFacts, cause: Cause, signum: int) -> None:
-    assert stop_cause(signum, START, facts, 90.0) is cause
-
-
-@given(signals, limits, delays)
-def test_a_completing_job_is_not_taken_for_a_timeout_by_its_end_time(
-    signum: int, limit: float, delay: int
-) -> None:
-    # scancel: Slurm shows COMPLETING in place of CANCELLED until every process has gone, and
-    # sets EndTime to the moment of the kill. Its limit is the start and TimeLimit.
-    killed = START + limit / 2
-    end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(killed))
-    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(START))
-    minutes = int(limit / 60)
-    text = (
-        f"JobId=18 JobName=train JobState=COMPLETING Reason=None TimeLimit={minutes // 1440}-"
-        f"{minutes // 60 % 24:02d}:{minutes % 60:02d}:00 StartTime={start} EndTime={end}"
-    )
-    cause = stop_cause(signal.SIGTERM, killed + 0.5, parse_job_facts(text), delay)
-    assert cause is not Cause.TIMEOUT
 
 
 @given(st.sampled_from(list(Cause)), st.integers(0, 5), st.integers(0, 8))

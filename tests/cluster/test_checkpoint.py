@@ -136,7 +136,7 @@ def test_all_damaged_is_an_error_that_says_what_to_do(
         damage(store.save(step, {"weights": torch.ones(100)}))
     with (
         pytest.warns(UserWarning, match="falling back"),
-        pytest.raises(CheckpointError, match="expected a whole checkpoint, found 2.*Move the"),
+        pytest.raises(CheckpointError, match=r"expected a whole checkpoint, found 2.*Move the"),
     ):
         store.load()
 
@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_the_old_one(tmp_path: Path) -> None:
         store.save(1, {"weights": torch.ones(100)})
         before = sorted(store.directory.iterdir())
         fill(disk)
-        with pytest.raises(CheckpointError, match="could not save step 2.*No space left"):
+        with pytest.raises(CheckpointError, match=r"could not save step 2.*No space left"):
             store.save(2, {"weights": torch.ones(100)})
         assert sorted(store.directory.iterdir()) == before
         found = store.load()

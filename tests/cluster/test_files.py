@@ -53,12 +53,17 @@ def test_a_killed_writer_leaves_the_old_or_the_new(tmp_path: Path) -> None:
         assert content in (b"a" * 1_000_000, b"b" * 1_000_000)
 
 
+def _write_half(path: Path) -> None:
+    with replacing(path) as file:
+        file.write(b"half of the new")
+        raise LookupError
+
+
 def test_a_block_that_raises_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write_atomic(path, b"old")
-    with pytest.raises(LookupError), replacing(path) as file:
-        file.write(b"half of the new")
-        raise LookupError
+    with pytest.raises(LookupError):
+        _write_half(path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

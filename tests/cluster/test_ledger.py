@@ -119,8 +119,10 @@ def test_a_second_end_is_ignored(tmp_path: Path) -> None:
 
 def test_an_empty_ledger_knows_nothing(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    assert ledger.attempts() == ledger.events() == []
-    assert ledger.open_attempt() is ledger.last_job_id() is None
+    assert not ledger.attempts()
+    assert not ledger.events()
+    assert ledger.open_attempt() is None
+    assert ledger.last_job_id() is None
     assert ledger.wanted()
 
 

@@ -17,14 +17,16 @@ from support.small_work import train
 from cluster import Budgets, Cause, CheckpointStore, RobustExecutor, RobustJob
 from cluster.calls import Call
 from cluster.environment import available_cores
+from cluster.execution import execute
 from cluster.local import LocalPool, pool_size
+from cluster.signals import StopFlag
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 LONG = (7, 100_000)
 
 
-@pytest.fixture()
+@pytest.fixture
 def executor(tmp_path: Path) -> Iterator[RobustExecutor]:
     """An executor whose workers do not outlive the test."""
     yield RobustExecutor(tmp_path, "local", budgets=Budgets(killed=2))
@@ -49,9 +51,9 @@ def _until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def _start(executor: RobustExecutor, calls: list[Call], workers: int) -> tuple[
-    LocalPool, list[RobustJob]
-]:
+def _start(
+    executor: RobustExecutor, calls: list[Call], workers: int
+) -> tuple[LocalPool, list[RobustJob]]:
     jobs = executor.lay_out(calls)
     for job in jobs:
         job.member.ledger.queued(None)
@@ -154,6 +156,16 @@ def test_a_member_that_is_cancelled_leaves(executor: RobustExecutor) -> None:
     deadline = time.monotonic() + 30
     _until(lambda: job.done() or time.monotonic() > deadline)
     assert _causes(job) == [Cause.CANCELLED]
+
+
+def test_a_member_that_is_cancelled_before_its_turn_does_not_run(tmp_path: Path) -> None:
+    executor = RobustExecutor(tmp_path, "inline")
+    (job,) = executor.lay_out([Call(divmod, (7, 2))])
+    job.member.ledger.queued(None)
+    job.cancel()
+    execute(executor.stage, 0, StopFlag(os.getpid()), redirect=False)
+    assert _causes(job) == []
+    assert job.done()
 
 
 def test_a_member_that_is_sent_again_is_not_done_before_it_has_run(

@@ -95,7 +95,7 @@ def _refuse(problem: Problem, call: int, where: str) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory (injected)")
 
     def refuse_on_the_way_back(_: nn.Module, __: object, out: Tensor) -> None:
-        out.register_hook(refuse)
+        out.register_hook(refuse)  # type: ignore[no-untyped-call]  # torch ships it untyped
 
     if where == "forward":
         problem.net[3].register_forward_pre_hook(refuse)
@@ -107,7 +107,7 @@ def _refuse(problem: Problem, call: int, where: str) -> None:
 def _sizes(draw: st.DrawFn) -> tuple[int, int, int]:
     batch = draw(st.integers(1, 24))
     grain = draw(st.integers(1, batch))
-    multiples = [size for size in range(grain, batch + 1, grain)]
+    multiples = list(range(grain, batch + 1, grain))
     return batch, grain, draw(st.sampled_from([*multiples, batch]))
 
 

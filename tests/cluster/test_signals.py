@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from cluster import Attempt, Cause, RobustExecutor, signals
 from cluster.calls import Call
-from cluster.local import worker_command
+from cluster.worker import module_command
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -87,7 +87,7 @@ def test_a_forked_child_neither_dies_nor_answers() -> None:
 def test_a_signal_during_the_imports_is_remembered(tmp_path: Path) -> None:
     executor = RobustExecutor(tmp_path, "local")
     (job,) = executor.lay_out([Call(train, (7, 5))])
-    worker = subprocess.Popen(worker_command(executor.stage, 0))
+    worker = subprocess.Popen(module_command("worker", str(executor.stage.run), "job", "0"))
     while not _catches(worker.pid, signal.SIGUSR2):
         assert worker.poll() is None
     worker.send_signal(signal.SIGUSR2)

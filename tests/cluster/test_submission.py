@@ -45,8 +45,8 @@ def _writer(run: Path, **parameters: Any) -> ScriptWriter:
 def _flags(text: str) -> dict[str, str]:
     """The options that sbatch reads from a script."""
     lines = [line.removeprefix("#SBATCH --") for line in text.splitlines() if "#SBATCH" in line]
-    pairs = [(*shlex.split(line)[0].split("=", 1), "")[:2] for line in lines]
-    return dict(pairs)
+    pairs = [shlex.split(line)[0].partition("=") for line in lines]
+    return {name: value for name, _, value in pairs}
 
 
 def _elements(array: str) -> list[int]:
@@ -73,7 +73,7 @@ def test_every_member_is_in_one_element_of_one_array(
     if parallel is not None:
         writer.update_parameters(slurm_array_parallelism=parallel)
     scripts = writer.scripts(stage, indices, chunk)
-    carried = []
+    carried: list[int] = []
     for script in scripts:
         array = _flags(script.text)["array"]
         elements = _elements(array)
@@ -148,7 +148,7 @@ def _kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.fixture()
+@pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     commands = Commands(tmp_path / "bin", monkeypatch)
     commands.add("srun", SRUN)
@@ -194,7 +194,7 @@ def test_a_killed_worker_is_noted_and_requeued_once(tmp_path: Path, commands: Co
 
 def test_term_to_the_whole_job_still_runs_the_exit_trap(tmp_path: Path, commands: Commands) -> None:
     # slurmd sends TERM to the batch shell as well: it must outlive srun. No worker is needed.
-    commands.add("srun", 'kill -TERM $PPID; sleep 0.2; exit 75')
+    commands.add("srun", "kill -TERM $PPID; sleep 0.2; exit 75")
     job, status, said = _execute(tmp_path / "run", Call(_kill_self), Budgets())
     assert status == 75, said
     assert re.search(r"^scontrol show job", "\n".join(commands.calls()), re.MULTILINE)
