@@ -112,8 +112,9 @@ def stop_cause(
         signal_delay: The seconds before the limit at which USR2 was ordered.
 
     Returns:
-        Most often ``CANCELLED``, ``PREEMPTION`` or ``TIMEOUT``. A signal that no fact explains (sent by hand,
-        or by a site's own tool) counts as a preemption: the member was well and is wanted back.
+        Most often ``CANCELLED``, ``PREEMPTION`` or ``TIMEOUT``. A signal that no fact explains
+        (sent by hand, or by a site's own tool) counts as a preemption: the member was well and is
+        wanted back.
     """
     if facts is None:
         return Cause.PREEMPTION

@@ -54,7 +54,7 @@ class RobustJob:
         if not ledger.wanted():
             return ledger.open_attempt() is None
         attempts = ledger.attempts()
-        if not attempts or attempts[-1].cause is None:
+        if ledger.untouched() or not attempts or attempts[-1].cause is None:
             return False
         return not wants_another_attempt(self.member, self.stage.budgets)
 
@@ -218,7 +218,7 @@ class RobustExecutor:
         if self.backend == "slurm":
             return self._send_to_slurm(indices, tag)
         for index in indices:
-            self.stage.member(index).ledger.queued(None)
+            self.stage.member(index).ledger.queued()
         if self.backend == "local":
             self._start_pool(indices)
         else:
@@ -238,17 +238,15 @@ class RobustExecutor:
 
     def _send_to_slurm(self, indices: Sequence[int], tag: str) -> list[str]:
         sent: list[str] = []
-        try:
-            for script in self.scripts(indices, tag):
-                script.path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(script.path, script.text.encode())
-                sent.append(slurm.submit(script.path))
-                offset = int(script.path.stem.rsplit("-", 1)[1])
-                for index in script.indices:
-                    self.stage.member(index).ledger.queued(f"{sent[-1]}_{index - offset}")
-        except slurm.SlurmError:
-            slurm.cancel(sent)
-            raise
+        for script in self.scripts(indices, tag):
+            members = [self.stage.member(index) for index in script.indices]
+            try:
+                sent.append(_submit(script, members))
+            except slurm.SlurmError:
+                slurm.cancel(sent)
+                raise
+            for member in members:
+                member.ledger.sent(f"{sent[-1]}_{member.index - script.offset}")
         return sent
 
     def _start_pool(self, indices: Sequence[int]) -> None:
@@ -271,6 +269,19 @@ def results(jobs: Iterable[RobustJob]) -> Iterator[tuple[RobustJob, Any | BaseEx
     for job in jobs:
         error = job.exception()
         yield job, job.result() if error is None else error
+
+
+def _submit(script: Script, members: Sequence[Member]) -> str:
+    script.path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(script.path, script.text.encode())
+    for member in members:
+        member.ledger.queued()
+    try:
+        return slurm.submit(script.path)
+    except slurm.SlurmError:
+        for member in members:
+            member.ledger.withdrawn()
+        raise
 
 
 def _resolve(backend: Backend) -> Backend:

@@ -44,9 +44,20 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def queued(self, job_id: str | None) -> None:
-        """Note a submission; with ``retry`` semantics it opens fresh budgets."""
-        self._append("queued", job_id=job_id)
+    def queued(self) -> None:
+        """Note that the member is about to be submitted; this opens fresh budgets.
+
+        It comes before the submission: the attempt that follows may start at once.
+        """
+        self._append("queued")
+
+    def sent(self, job_id: str) -> None:
+        """Note the id that Slurm gave."""
+        self._append("sent", job_id=job_id)
+
+    def withdrawn(self) -> None:
+        """Note that the submission failed, and that nothing came of it."""
+        self._append("withdrawn")
 
     def start(self, where: Mapping[str, Any]) -> int:
         """Note that an attempt starts, and return its number."""
@@ -108,14 +119,23 @@ class Ledger:
         return spent
 
     def wanted(self) -> bool:
-        """Whether the user has not cancelled the member since it was last queued."""
-        marks = [e["event"] for e in self.events() if e["event"] in ("queued", "cancel")]
-        return not marks or marks[-1] == "queued"
+        """Whether the member was queued, and not cancelled or withdrawn since."""
+        return self._last("queued", "cancel", "withdrawn") == "queued"
+
+    def untouched(self) -> bool:
+        """Whether no attempt has started since the member was last queued."""
+        return self._last("queued", "start") == "queued"
 
     def last_job_id(self) -> str | None:
         """The Slurm id of the last submission, ``None`` for a local one."""
-        ids = [e.get("job_id") for e in self.events() if e["event"] == "queued"]
-        return ids[-1] if ids else None
+        events = self.events()
+        since = [n for n, event in enumerate(events) if event["event"] == "queued"]
+        sent = [e["job_id"] for e in events[since[-1] :] if e["event"] == "sent"] if since else []
+        return sent[-1] if sent else None
+
+    def _last(self, *kinds: str) -> str | None:
+        found = [event["event"] for event in self.events() if event["event"] in kinds]
+        return found[-1] if found else None
 
     def _append(self, event: str, **fields: Any) -> None:
         append_line(self.path, {"event": event, "time": time.time(), **fields})

@@ -82,19 +82,17 @@ class Stage:
         path = run / "members" / name / "stage.json"
         try:
             record: dict[str, Any] = json.loads(path.read_text())
+            record["budgets"] = Budgets(**record["budgets"])
+            record["search_path"] = tuple(record["search_path"])
+            return cls(run=run, **record)
         except FileNotFoundError as error:
             found = ", ".join(stage.name for stage in load_stages(run)) or "none"
             raise RunError(f"{run}: expected a stage '{name}', found: {found}") from error
-        except ValueError as error:
-            raise RunError(f"{path}: expected JSON, found something else: {error}") from error
-        return cls(
-            run=run,
-            **{
-                **record,
-                "budgets": Budgets(**record["budgets"]),
-                "search_path": tuple(record["search_path"]),
-            },
-        )
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}: expected a stage as this version of yaoki writes it, found something "
+                f"else ({error!r}). Start again in another directory."
+            ) from error
 
 
 def load_stages(run: Path) -> list[Stage]:

@@ -106,17 +106,15 @@ def _state(
     last = attempts[-1] if attempts else None
     if last is not None and last.cause is Cause.FINISHED:
         return State.FINISHED
-    if not member.ledger.wanted() and not _alive(last, job_id, slurm_state):
-        return State.CANCELLED
-    events = [event["event"] for event in member.ledger.events()]
-    if "queued" not in events:
-        return State.PLANNED
     if _alive(last, job_id, slurm_state):
         return State.RUNNING
+    events = [event["event"] for event in member.ledger.events()]
+    if not member.ledger.wanted():
+        return State.CANCELLED if "cancel" in events else State.PLANNED
     pending = slurm_state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING")
     if job_id is not None and not pending:
         return _gone(last, slurm_state)
-    if events[-1] == "queued":
+    if member.ledger.untouched():
         return State.QUEUED
     if last is not None and last.cause is None:
         return State.WAITING if pending else State.LOST
@@ -124,9 +122,13 @@ def _state(
 
 
 def _alive(last: AttemptRecord | None, job_id: str | None, slurm_state: str | None) -> bool:
+    ended = last is not None and last.cause is not None
     if job_id is not None:
-        return slurm_state in ("RUNNING", "COMPLETING", "STOPPED", "RESIZING", "SIGNALING")
-    if last is None or last.cause is not None:
+        # An ended attempt of a job that Slurm still tidies up after.
+        tidying = slurm_state == "COMPLETING" and ended
+        held = ("RUNNING", "COMPLETING", "STOPPED", "RESIZING", "SIGNALING")
+        return slurm_state in held and not tidying
+    if last is None or ended:
         return False
     if last.where["host"] != socket.gethostname():
         return True

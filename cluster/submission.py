@@ -22,11 +22,13 @@ class Script:
         path: Where it lies, or would lie, in the run directory.
         text: Its text, byte for byte what sbatch reads.
         indices: The members it carries, by global index.
+        offset: What is added to an array index to get the global one.
     """
 
     path: Path
     text: str
     indices: Sequence[int]
+    offset: int
 
 
 class ScriptWriter:
@@ -63,7 +65,7 @@ class ScriptWriter:
             part = [index for index in indices if offset <= index < offset + chunk]
             if part:
                 path = stage.run / "scripts" / f"{stage.name}{tag}-{offset:06d}.sh"
-                scripts.append(Script(path, self._render(stage, part, offset), part))
+                scripts.append(Script(path, self._render(stage, part, offset), part, offset))
         return scripts
 
     def _render(self, stage: Stage, indices: Sequence[int], offset: int) -> str:

@@ -144,12 +144,13 @@ class WienerDenoiser(nn.Module):
 class WienerScore(nn.Module):
     r"""A score network that learns only what the linear denoiser cannot know.
 
-    .. math:: \epsilon_\phi(x_t, t) = \hat\epsilon(x_t, t)
-              + \rho(t)\, f_\phi(x_t, t, \hat\epsilon(x_t, t))
+    .. math:: \epsilon_\phi(x_t, t) = \hat\epsilon + \rho(t)\, f_\phi(x_t, t, \hat x), \qquad
+              \hat x = (x_t - \sigma \hat\epsilon) / \mu
 
-    with :math:`\rho(t)` the root-mean-square error of the linear estimate, so that the target of
-    the network has unit variance at every t. The last convolution starts at zero: before the
-    first step the loss is the Wiener floor.
+    with :math:`\rho(t)` the root-mean-square error of the linear estimate
+    :math:`\hat\epsilon(x_t, t)`, so that the target of the network has unit variance at every t.
+    It is told the estimate as a denoised state, from which it learns faster than from the noise.
+    The last convolution starts at zero: before the first step the loss is the Wiener floor.
 
     Args:
         kernel: Network with as many context channels as the fields have channels. Its last
@@ -167,5 +168,6 @@ class WienerScore(nn.Module):
         """Noise estimate; x is (B, C, ny, nx), t is (B,) or a scalar."""
         t = t.expand(len(x))
         linear = self.denoiser(x, t)
-        rest = self.kernel(x, t, linear)
+        mu, sigma = (per_sample(f(t), x) for f in (self.denoiser.sde.mu, self.denoiser.sde.sigma))
+        rest = self.kernel(x, t, (x - sigma * linear) / mu)
         return cast(Tensor, linear + per_sample(self.denoiser.residual_std(t), x) * rest)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,17 @@ from cluster.signals import StopFlag
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 LONG = (7, 100_000)
+
+_LAUNCH = """
+import sys
+from pathlib import Path
+from cluster.local import LocalPool
+from cluster.stage import Stage
+stage = Stage.load(Path(sys.argv[1]), "job")
+pool = LocalPool(stage, 1)
+pool.add(stage)
+pool.wait()
+"""
 
 
 @pytest.fixture
@@ -122,6 +134,18 @@ def test_ctrl_c_makes_the_children_leave(tmp_path: Path, executor: RobustExecuto
     assert _workers(tmp_path) == []
 
 
+def test_members_of_a_killed_launcher_save_and_leave(executor: RobustExecutor) -> None:
+    (job,) = executor.lay_out([Call(train, LONG)])
+    job.member.ledger.queued(None)
+    command = [sys.executable, "-c", _LAUNCH, str(executor.stage.run)]
+    with subprocess.Popen(command) as launcher:
+        _until(job.member.progress_file.exists)
+        launcher.kill()
+    _until(lambda: _causes(job) != [None])
+    assert _causes(job) == [Cause.PREEMPTION]
+    assert CheckpointStore(job.member.checkpoints).load() is not None
+
+
 def test_a_worker_that_cannot_start_is_an_error_and_not_tried_for_ever(
     tmp_path: Path, executor: RobustExecutor
 ) -> None:
@@ -177,6 +201,18 @@ def test_a_member_that_is_sent_again_is_not_done_before_it_has_run(
     assert job.done()
     job.member.ledger.queued("18_0")
     assert not job.done()
+
+
+def test_a_member_that_started_before_its_submission_was_noted_is_done(
+    executor: RobustExecutor,
+) -> None:
+    # Members are noted one by one after sbatch has answered; the first may run meanwhile.
+    (job,) = executor.lay_out([Call(int, ("x",))])
+    where = {"slurm": {"job_id": "19", "array_job_id": "18", "array_task_id": "0"}}
+    number = job.member.ledger.start(where)
+    job.member.ledger.queued("18_0")
+    job.member.ledger.end(number, Cause.ERROR)
+    assert job.done()
 
 
 def _own_session() -> bool:

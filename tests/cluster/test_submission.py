@@ -133,6 +133,22 @@ def test_a_parameter_that_is_none_of_submitits_is_refused(tmp_path: Path) -> Non
         _writer(tmp_path, walltime=5)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"slurm_use_srun": False}, "use_srun"),  # without srun no one sends USR2 to the member
+        ({"tasks_per_node": 2}, "one process"),
+        ({"slurm_ntasks_per_node": 2}, "one process"),
+        ({"nodes": 2}, "one process"),
+    ],
+)
+def test_what_would_break_a_member_is_refused(
+    tmp_path: Path, parameters: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        _writer(tmp_path, **parameters)
+
+
 def test_a_percent_sign_in_the_path_is_no_pattern_of_slurms(tmp_path: Path) -> None:
     stage = Stage(tmp_path / "100%job", "train", members=1)
     (script,) = ScriptWriter(stage.run).scripts(stage, [0], 1001)
