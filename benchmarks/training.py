@@ -26,19 +26,13 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from cluster.environment import ALLOCATOR  # noqa: E402  (after the path)
 from kernels.score import LocalScoreUNet, TimeEmbedding  # noqa: E402  (after the path)
 from kernels.sde import VPSDE, denoising_loss  # noqa: E402
 
 CHANNELS, SIZE, EMBEDDING = 10, 64, 64
 WIDTHS, BLOCKS = (96, 192, 384), (3, 3, 3)
 
-ALLOCATOR = {
-    # Activations of tens of megabytes are mapped and unmapped at every use by default, and the
-    # kernel zeroes their pages each time.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
 BINDING = {"OMP_PROC_BIND": "true"}
 
 
@@ -171,14 +165,14 @@ def run(candidate: Candidate, options: argparse.Namespace) -> Measurement:
 def candidates(options: argparse.Namespace) -> list[Candidate]:
     chosen = [
         Candidate("plain", "plain", {}),
-        Candidate("plain, allocator", "plain", ALLOCATOR),
+        Candidate("plain, allocator", "plain", dict(ALLOCATOR)),
         Candidate("ours", "ours", {}),
-        Candidate("ours, allocator", "ours", ALLOCATOR),
+        Candidate("ours, allocator", "ours", dict(ALLOCATOR)),
     ]
     if options.threads > 1:
-        chosen.append(Candidate("ours, allocator, bound threads", "ours", ALLOCATOR | BINDING))
+        chosen.append(Candidate("ours, allocator, bound threads", "ours", {**ALLOCATOR, **BINDING}))
     if options.bf16:
-        chosen.append(Candidate("ours, allocator, bf16 autocast", "bf16", ALLOCATOR))
+        chosen.append(Candidate("ours, allocator, bf16 autocast", "bf16", dict(ALLOCATOR)))
     return chosen
 
 

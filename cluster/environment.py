@@ -10,7 +10,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 #: training loop asks for the same sizes over and over: keep them.
 ALLOCATOR: Mapping[str, str] = {
     "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "MALLOC_TRIM_THRESHOLD_": "1099511627776",
     "MALLOC_TOP_PAD_": "268435456",
 }
 

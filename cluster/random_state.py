@@ -23,6 +23,13 @@ def capture() -> dict[str, Any]:
     }
 
 
+def seed(value: int) -> None:
+    """Seed every global generator, so that a member starts from the same state every time."""
+    random.seed(value)
+    np.random.seed(value % 2**32)  # noqa: NPY002 - see capture
+    torch.manual_seed(value)
+
+
 def restore(state: Mapping[str, Any]) -> None:
     """Set every generator to a state from :func:`capture`.
 

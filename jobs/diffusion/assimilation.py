@@ -76,7 +76,8 @@ def ensemble_path(run: Path) -> Path:
 
 def assimilate(config: DiffusionConfig, member: Member, attempt: Attempt) -> float:
     """Sample the posterior, commit the samples; returns the residual of the observations."""
-    make_deterministic(config.resources.assimilate.cpus)
+    seed = derived_seed(config.seed, "assimilate", member.index)
+    make_deterministic(config.resources.assimilate.cpus, seed)
     seen = scene(config, member.run)
     sampling = Sampling(config, seen, member.index, member.run)
     attempt.restore(sampling)

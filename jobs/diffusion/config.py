@@ -1,9 +1,16 @@
 """The configuration of the diffusion job, and the stages that follow from it."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from pipelines.config import Config
 from pipelines.plan import Resources, StagePlan
@@ -22,21 +29,21 @@ class SimulationConfig(Config):
         frame: Time between frames.
         spinup: Frames that are dropped at the start.
         frames: Frames that are kept.
-        trajectories: How many, over all shards.
+        trajectories: How many, over all shards; at least one each to train, validate and test.
         per_shard: Trajectories a file; each file is one member of the array.
         precision: Of the solver.
     """
 
-    grid: int = 128
-    coarsen: int = 2
-    reynolds: float = 1000.0
-    drag: float = 0.1
-    dt: float = 0.01
-    frame: float = 0.2
-    spinup: int = 64
-    frames: int = 64
-    trajectories: int = 1024
-    per_shard: int = 32
+    grid: PositiveInt = 128
+    coarsen: PositiveInt = 2
+    reynolds: PositiveFloat = 1000.0
+    drag: NonNegativeFloat = 0.1
+    dt: PositiveFloat = 0.01
+    frame: PositiveFloat = 0.2
+    spinup: NonNegativeInt = 64
+    frames: PositiveInt = 64
+    trajectories: Annotated[int, Field(ge=3)] = 1024
+    per_shard: PositiveInt = 32
     precision: Literal["float32", "float64"] = "float64"
 
     @property
@@ -55,6 +62,9 @@ class SimulationConfig(Config):
             raise ValueError(f"grid {self.grid} is not a multiple of coarsen {self.coarsen}")
         if self.size % 8:
             raise ValueError(f"grid / coarsen must be a multiple of 8, found {self.size}")
+        steps = self.frame / self.dt
+        if round(steps) == 0 or abs(steps - round(steps)) > 1e-6 * steps:
+            raise ValueError(f"frame {self.frame} is not a multiple of dt {self.dt}")
         return self
 
 
@@ -72,11 +82,11 @@ class NetworkConfig(Config):
         schedule: Noise schedule of the diffusion.
     """
 
-    window: int = 5
-    embedding: int = 64
-    channels: tuple[int, ...] = (96, 192, 384)
-    blocks: tuple[int, ...] = (3, 3, 3)
-    kernel_size: int = 3
+    window: PositiveInt = 5
+    embedding: PositiveInt = 64
+    channels: tuple[PositiveInt, ...] = (96, 192, 384)
+    blocks: tuple[PositiveInt, ...] = (3, 3, 3)
+    kernel_size: PositiveInt = 3
     activation: Literal["SiLU", "GELU", "ReLU"] = "SiLU"
     wiener: bool = False
     schedule: Literal["cosine_squared", "cosine"] = "cosine_squared"
@@ -99,9 +109,9 @@ class ObservationConfig(Config):
         std: Standard deviation of the noise, in units of velocity.
     """
 
-    space: int = 4
-    time: int = 1
-    std: float = 0.1
+    space: PositiveInt = 4
+    time: PositiveInt = 1
+    std: PositiveFloat = 0.1
 
 
 class AssimilationConfig(Config):
@@ -117,13 +127,13 @@ class AssimilationConfig(Config):
         chunk: Windows that go through the network at once.
     """
 
-    frames: int = 16
-    samples: int = 4
-    steps: int = 256
-    corrections: int = 1
-    tau: float = 0.5
-    gamma: float = 1e-2
-    chunk: int = 16
+    frames: PositiveInt = 16
+    samples: PositiveInt = 4
+    steps: PositiveInt = 256
+    corrections: NonNegativeInt = 1
+    tau: NonNegativeFloat = 0.5
+    gamma: NonNegativeFloat = 1e-2
+    chunk: PositiveInt = 16
 
 
 class StageResources(Config):
@@ -159,7 +169,7 @@ class DiffusionConfig(Config):
     """
 
     seed: int = 0
-    members: int = 3
+    members: PositiveInt = 3
     augment: bool = False
     simulation: SimulationConfig = SimulationConfig()
     network: NetworkConfig = NetworkConfig()

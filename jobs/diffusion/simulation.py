@@ -14,6 +14,7 @@ from kernels.flow import coarsen
 from kernels.kolmogorov import KolmogorovSolver
 from pipelines.config import digest
 from pipelines.seeds import derived_seed
+from pipelines.training.loop import make_deterministic
 from pipelines.trajectories import write_trajectories
 
 
@@ -77,7 +78,8 @@ def shard_paths(run: Path, config: DiffusionConfig) -> list[Path]:
 
 def simulate(config: DiffusionConfig, member: Member, attempt: Attempt) -> str:
     """Simulate one shard and publish it; returns the path of the file."""
-    torch.set_num_threads(config.resources.simulate.cpus)
+    seed = derived_seed(config.seed, "simulate", member.index)
+    make_deterministic(config.resources.simulate.cpus, seed)
     ask = config.simulation
     first = member.index * ask.per_shard
     numbers = range(first, min(first + ask.per_shard, ask.trajectories))

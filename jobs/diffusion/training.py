@@ -15,7 +15,7 @@ from jobs.diffusion.scores import perturbation, weights_path, window_kernel
 from jobs.diffusion.simulation import shard_paths
 from kernels.sde import denoising_loss
 from kernels.wiener import wiener_floor, window_spectrum
-from pipelines.config import digest
+from pipelines.plan import identity
 from pipelines.seeds import derived_seed, generator
 from pipelines.sinks import TensorBoardSink, WandbSink, run_id
 from pipelines.tracking import MetricsLog, Sink, Tracker
@@ -139,9 +139,8 @@ def linear_statistics(config: DiffusionConfig, data: TrajectoryDataset) -> tuple
 
 def train(config: DiffusionConfig, member: Member, attempt: Attempt) -> dict[str, float]:
     """Train one network and publish its weights; returns the last validation loss."""
-    make_deterministic(config.resources.train.cpus)
     seed = derived_seed(config.seed, "train", member.index)
-    torch.manual_seed(seed)
+    make_deterministic(config.resources.train.cpus, seed)
     data = TrajectoryDataset(shard_paths(member.run, config), config.network.window)
     mean, spectrum = linear_statistics(config, data)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -151,6 +150,8 @@ def train(config: DiffusionConfig, member: Member, attempt: Attempt) -> dict[str
 
         def record(step: int, metrics: Mapping[str, float]) -> None:
             tracking.log(step, {**metrics, "wiener_floor": floor})
+            # A checkpoint that outlives a power cut must not be ahead of the rows.
+            tracking.sync()
 
         objective = Denoising(config, data, seed, network)
         trainer = Trainer(network, objective, config.training, record)
@@ -168,7 +169,7 @@ def tracker(config: DiffusionConfig, member: Member, attempt: Attempt) -> Tracke
     ask = config.tracking
     sinks: list[Sink] = []
     if ask.wandb:
-        identifier = run_id(digest(config), member.index)
+        identifier = run_id(identity(config), member.index)
         sinks.append(WandbSink(member.directory, identifier, project=ask.project))
     if ask.tensorboard:
         sinks.append(TensorBoardSink(member.directory / "tensorboard"))

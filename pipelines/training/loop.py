@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from cluster import Accumulator
+from cluster import Accumulator, random_state
 from pipelines.training.settings import TrainingConfig, learning_rate
 
 Record = Callable[[int, Mapping[str, float]], None]
@@ -128,7 +128,8 @@ class Trainer:
         def share(part: slice) -> Tensor:
             with torch.autocast(device, torch.bfloat16, enabled=mixed):
                 losses = self.objective.losses(batch, part)
-            return losses.float().sum() / self.config.batch
+            exact = torch.promote_types(losses.dtype, torch.float32)
+            return losses.to(exact).sum() / self.config.batch
 
         return self.accumulator.backward(share, self.optimizer.zero_grad)
 
@@ -157,7 +158,9 @@ class Trainer:
             )
 
     def _end_epoch(self, epoch: int, rate: float) -> None:
-        mean = math.fsum(self._epoch_loss) / max(len(self._epoch_loss), 1)
+        losses = self._epoch_loss
+        # Where every step was skipped there is no loss to tell, and 0 would be the best of all.
+        mean = math.fsum(losses) / len(losses) if losses else math.nan
         metrics = {"epoch": float(epoch), "loss": mean, "learning_rate": rate}
         metrics |= {"skipped": float(self.skipped)}
         self._epoch_loss = []
@@ -170,24 +173,24 @@ class Trainer:
             value = self.objective.validate(self.final_network)
         self.stale = 0 if value < self.best else self.stale + 1
         self.best = min(self.best, value)
-        if self.config.patience is not None and self.stale > self.config.patience:
+        if self.config.patience is not None and self.stale >= self.config.patience:
             self.stopped = True
         return value
 
 
-def make_deterministic(threads: int) -> None:
-    """Fix the number of threads and ask torch for deterministic kernels.
+def make_deterministic(threads: int, seed: int) -> None:
+    """Fix the number of threads, seed all generators, and ask torch for deterministic kernels.
 
     A kernel that has no deterministic form is warned of by torch, once, and still used.
     """
     torch.set_num_threads(threads)
+    random_state.seed(seed)
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _copy(network: nn.Module) -> nn.Module:
-    # Kept in float32: an average with a decay near one does not move in half precision.
-    return copy.deepcopy(network).float().requires_grad_(False)
+    return copy.deepcopy(network).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -195,6 +198,6 @@ def _blend(average: nn.Module, network: nn.Module, decay: float) -> None:
     pairs = zip(average.state_dict().values(), network.state_dict().values(), strict=True)
     for kept, fresh in pairs:
         if kept.is_floating_point():
-            kept.lerp_(fresh.to(kept.dtype), 1 - decay)
+            kept.lerp_(fresh, 1 - decay)
         else:
             kept.copy_(fresh)

@@ -1,7 +1,9 @@
 """How a network is trained, as a configuration says it; imports no torch."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.config import Config
 
@@ -20,25 +22,37 @@ class TrainingConfig(Config):
         schedule: How the learning rate falls, epoch by epoch.
         clip: Largest norm of the gradient, or None for no clipping.
         ema: Decay of the averaged weights a step, or None for none.
-        patience: Validations without a new best after which training stops, or None.
+        patience: Validations in a row without a new best after which training stops, or None.
         validate_every: Epochs between validations.
         precision: ``fp32``, or ``bf16`` for autocast.
-        max_skipped: Fraction of steps that may be skipped because they were not finite.
+        max_skipped: Fraction of steps that may be skipped because they were not finite; of the
+            first hundred steps, what that fraction of a hundred comes to.
     """
 
-    epochs: int = 4096
-    batch: int = 32
-    microbatch: int = 32
-    grain: int = 8
-    learning_rate: float = 2e-4
-    weight_decay: float = 1e-3
+    epochs: PositiveInt = 4096
+    batch: PositiveInt = 32
+    microbatch: PositiveInt = 32
+    grain: PositiveInt = 8
+    learning_rate: PositiveFloat = 2e-4
+    weight_decay: NonNegativeFloat = 1e-3
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    clip: float | None = None
-    ema: float | None = None
-    patience: int | None = None
-    validate_every: int = 1
+    clip: PositiveFloat | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    patience: PositiveInt | None = None
+    validate_every: PositiveInt = 1
     precision: Literal["fp32", "bf16"] = "fp32"
-    max_skipped: float = 0.01
+    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainingConfig":
+        whole = self.microbatch == self.batch or self.microbatch % self.grain == 0
+        if not (self.grain <= self.microbatch <= self.batch and whole):
+            raise ValueError(
+                "expected grain <= microbatch <= batch, and a microbatch that is the batch or a "
+                f"multiple of the grain; found grain {self.grain}, microbatch {self.microbatch}, "
+                f"batch {self.batch}"
+            )
+        return self
 
 
 def learning_rate(config: TrainingConfig, epoch: int) -> float:

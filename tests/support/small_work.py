@@ -40,7 +40,8 @@ class SmallTrainer:
         y = x.sum(dim=1, keepdim=True)
 
         def loss(part: slice) -> Tensor:
-            return (self.model(x[part]) - y[part]).square().sum() / BATCH
+            error: Tensor = self.model(x[part]) - y[part]
+            return error.square().sum() / BATCH
 
         self.losses.append(self.accumulator.backward(loss, self.optimizer.zero_grad))
         self.optimizer.step()
