@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cluster import slurm
 from cluster.cause import Cause, JobFacts
+from cluster.ledger import here
 from cluster.member import Member
 from cluster.stage import Stage, wants_another_attempt
 
@@ -22,23 +23,34 @@ def main(arguments: list[str]) -> int:
     member = stage.member(int(index) + int(os.environ.get("SLURM_ARRAY_TASK_ID", 0)))
     job = slurm.own_job_id()
     facts = slurm.job_facts(job) if job else None
+    if int(status) != 0 and not _started_here(member):
+        # Killed before it could open an attempt; without one it would be requeued for nothing.
+        member.ledger.start(here())
     settle(member, int(status), facts)
     if job and wants_another_attempt(member, stage.budgets) and _may_requeue(facts):
-        slurm.requeue(job)
+        try:
+            slurm.requeue(job)
+        except slurm.SlurmError as error:
+            print(f"{member.name}: not requeued, 'yaoki retry' will: {error}", file=sys.stderr)
     return int(status)
 
 
-def settle(member: Member, status: int, facts: JobFacts | None = None) -> None:
+def settle(
+    member: Member, status: int, facts: JobFacts | None = None, log: Path | None = None
+) -> None:
     """Note the end of an attempt that was killed, from the exit status of its process.
 
     Args:
         member: Whose attempt it is; nothing happens where its end is noted already.
         status: As a shell gives it (128 + signal) or as ``subprocess`` does (-signal).
         facts: What Slurm says of the job.
+        log: Where the process wrote what it had to say.
     """
     number = member.ledger.open_attempt()
     if number is not None:
-        member.ledger.end(number, _killed_cause(member, status, facts), status=status)
+        detail = {} if log is None else {"error": f"the worker ended unheard; see {log}"}
+        cause = _killed_cause(member, status, facts)
+        member.ledger.end(number, cause, status=status, **detail)
 
 
 def settle_lost_attempt(member: Member) -> None:
@@ -54,6 +66,15 @@ def settle_lost_attempt(member: Member) -> None:
     state = slurm.previous_state(job) if job else None
     causes = {"NODE_FAIL": Cause.NODE_FAILURE, "PREEMPTED": Cause.PREEMPTION}
     member.ledger.end(number, causes.get(state or "", Cause.KILLED), slurm_state=state)
+
+
+def _started_here(member: Member) -> bool:
+    """Whether the last attempt is one of this run of the job."""
+    attempts, names = member.ledger.attempts(), ("job_id", "restart_count")
+    own = here()["slurm"]
+    return bool(attempts) and all(
+        attempts[-1].where.get("slurm", {}).get(name) == own.get(name) for name in names
+    )
 
 
 def _killed_cause(member: Member, status: int, facts: JobFacts | None) -> Cause:

@@ -1,5 +1,6 @@
 """An attempt: one execution of a member, which may be asked to leave between any two steps."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -56,7 +57,7 @@ class Attempt:
     keep: int = 2
     resumed_step: int = field(default=0, init=False)
     last_step: int = field(default=0, init=False)
-    _saved_step: int | None = field(default=None, init=False)
+    _saved: tuple[int, int] | None = field(default=None, init=False)
     _saved_at: float = field(default_factory=time.monotonic, init=False)
     _reported_at: float = field(default=0.0, init=False)
 
@@ -76,7 +77,8 @@ class Attempt:
             return False
         work.load_state_dict(checkpoint.state["work"])
         random_state.restore(checkpoint.state["random"])
-        self.resumed_step = self.last_step = self._saved_step = checkpoint.step
+        self.resumed_step = self.last_step = checkpoint.step
+        self._saved = checkpoint.step, work.steps_total
         return True
 
     def steps(self, work: Work) -> Iterator[int]:
@@ -111,11 +113,11 @@ class Attempt:
 
     def save(self, work: Work) -> None:
         """Write a checkpoint, unless the step was saved already."""
-        step = work.steps_done
-        if step != self._saved_step:
+        place = work.steps_done, work.steps_total
+        if place != self._saved:
             state = {"work": dict(work.state_dict()), "random": random_state.capture()}
-            self.checkpoints.save(step, state)
-        self._saved_step, self._saved_at = step, time.monotonic()
+            self.checkpoints.save(work.steps_done, state)
+        self._saved, self._saved_at = place, time.monotonic()
 
     def _save_is_due(self) -> bool:
         return time.monotonic() - self._saved_at >= self.checkpoint_seconds
@@ -128,5 +130,6 @@ class Attempt:
         self._reported_at = now
         path = self.member.progress_file
         scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps({"step": done, "of": total, "attempt": self.number}))
-        scratch.replace(path)
+        with contextlib.suppress(OSError):
+            scratch.write_text(json.dumps({"step": done, "of": total, "attempt": self.number}))
+            scratch.replace(path)

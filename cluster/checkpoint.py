@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -57,11 +58,13 @@ class CheckpointStore:
         """Write a state durably and let go of the oldest.
 
         Raises:
-            CheckpointError: The disk refused it; what was there before is untouched.
+            CheckpointError: The disk refused it, or the state holds what could not be loaded;
+                what was there before is untouched.
         """
+        content = _serialized(step, dict(state))
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            path = self._write(step, dict(state))
+            path = self._write(step, content)
         except OSError as error:
             raise CheckpointError(
                 f"could not save step {step} in {self.directory}: {error.strerror or error}; "
@@ -81,9 +84,13 @@ class CheckpointStore:
         """
         candidates = self._files()
         for path in candidates:
-            content = path.read_bytes()
+            content = _content(path)
             match = _NAME.fullmatch(path.name)
-            if match and hashlib.sha256(content).hexdigest().startswith(match["digest"]):
+            if (
+                content
+                and match
+                and hashlib.sha256(content).hexdigest().startswith(match["digest"])
+            ):
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
                 return Checkpoint(int(match["step"]), state, path)
             warnings.warn(
@@ -98,10 +105,7 @@ class CheckpointStore:
             )
         return None
 
-    def _write(self, step: int, state: dict[str, Any]) -> Path:
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        content = buffer.getbuffer()
+    def _write(self, step: int, content: memoryview) -> Path:
         digest = hashlib.sha256(content).hexdigest()[:32]
         path = self.directory / f"{step:012d}-{digest}.pt"
         with replacing(path) as file:
@@ -109,11 +113,12 @@ class CheckpointStore:
         return path
 
     def _rotate(self, newest: Path) -> None:
-        # Same-step files of another digest are older (their attempt was overtaken): the one just
-        # written must be the one that load() finds first, so those go whatever `keep` says.
+        # Files of the same step and of later ones are older (torn, or of an attempt that was
+        # overtaken): the one just written must be the one that load() finds first, so those go
+        # whatever `keep` says.
         step = newest.name.split("-")[0]
         others = [path for path in self._files() if path != newest]
-        stale = [path for path in others if path.name.startswith(f"{step}-")]
+        stale = [path for path in others if path.name >= f"{step}-"]
         stale += [path for path in others if path not in stale][self.keep - 1 :]
         for path in stale:
             path.unlink(missing_ok=True)
@@ -123,3 +128,32 @@ class CheckpointStore:
 
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("[0-9]*.pt"), reverse=True)
+
+
+def _serialized(step: int, state: dict[str, Any]) -> memoryview:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    try:
+        # On "meta" no tensor is copied: this reads the names in the pickle, not the data.
+        torch.load(buffer, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"could not save step {step}: a state may hold tensors, numbers, strings and "
+            "containers of them, and this one holds something else. Convert it in state_dict() "
+            f"(NumPy's with .item() or torch.from_numpy). Found: {_culprit(error)}"
+        ) from error
+    return buffer.getbuffer()
+
+
+def _culprit(error: Exception) -> str:
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return found[1] if found else str(error).splitlines()[0]
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file; none where the disk does not give them."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -14,7 +14,7 @@ from cluster.calls import Call, Outcome
 from cluster.cause import Cause, stop_cause
 from cluster.ledger import here
 from cluster.member import Member
-from cluster.memory import is_out_of_memory
+from cluster.memory import DeviceOutOfMemoryError, is_out_of_memory
 from cluster.stage import Stage, over_budget, wants_another_attempt
 
 #: Exit status of an attempt that ended before its member was done (EX_TEMPFAIL of sysexits.h).
@@ -35,7 +35,7 @@ def execute(stage: Stage, index: int, stop: signals.StopFlag, redirect: bool) ->
     """
     member = stage.member(index)
     settle_lost_attempt(member)
-    if finished(member):
+    if finished(member) or not member.ledger.wanted():
         return 0
     number = member.ledger.start(here())
     if redirect:
@@ -44,7 +44,7 @@ def execute(stage: Stage, index: int, stop: signals.StopFlag, redirect: bool) ->
     if exhausted:
         causes = ", ".join(exhausted)
         print(f"{member.name}: the retry budget for {causes} is used up", file=sys.stderr)
-        member.ledger.end(number, Cause.ERROR, error=f"retry budget used up: {causes}")
+        member.ledger.end(number, exhausted[0], error=f"retry budget used up: {causes}")
         return 1
     return _attempt(stage, index, number, stop)
 
@@ -68,7 +68,9 @@ def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> i
         outcome = Outcome.of_error(number, error)
         print(outcome.traceback, file=sys.stderr, flush=True)
         outcome.save(member)
-        cause = _cause_of_error(error)
+        # The stop reached the children too: an error after it (a data loader that died) is a
+        # consequence, and the member is well from its last checkpoint.
+        cause = _cause_of_stop(stage, member, stop) if stop else _cause_of_error(error)
         member.ledger.end(number, cause, step=attempt.last_step, error=str(error)[:2000])
     else:
         Outcome(number, value).save(member)
@@ -104,7 +106,9 @@ def _cause_of_stop(stage: Stage, member: Member, stop: signals.StopFlag) -> Caus
 
 
 def _cause_of_error(error: Exception) -> Cause:
-    return Cause.DEVICE_OOM if is_out_of_memory(error) else Cause.ERROR
+    # Where not even one sample fits, trying again is no use.
+    hopeless = isinstance(error, DeviceOutOfMemoryError)
+    return Cause.DEVICE_OOM if is_out_of_memory(error) and not hopeless else Cause.ERROR
 
 
 def _redirect_output(log: Path) -> None:

@@ -14,7 +14,7 @@ from cluster import signals, slurm
 from cluster.calls import Call, Outcome, RemoteError
 from cluster.cause import Budgets, Cause
 from cluster.files import write_atomic
-from cluster.local import LocalPool
+from cluster.local import LocalPool, ask_to_leave
 from cluster.member import Member
 from cluster.stage import RunError, Stage, wants_another_attempt
 from cluster.submission import Script, ScriptWriter
@@ -37,11 +37,15 @@ class RobustJob:
     Args:
         stage: The stage and its rules.
         index: The member's global index.
+        abandoned: Tells whether what would start the member again is gone.
     """
 
-    def __init__(self, stage: Stage, index: int) -> None:
+    def __init__(
+        self, stage: Stage, index: int, abandoned: Callable[[], bool] = lambda: False
+    ) -> None:
         self.stage = stage
         self.member: Member = stage.member(index)
+        self._abandoned = abandoned
 
     @property
     def job_id(self) -> str:
@@ -50,11 +54,15 @@ class RobustJob:
 
     def done(self) -> bool:
         """Whether the member has ended for good."""
+        if self._abandoned():
+            return True
         ledger = self.member.ledger
         if not ledger.wanted():
             return ledger.open_attempt() is None
         attempts = ledger.attempts()
-        if ledger.untouched() or not attempts or attempts[-1].cause is None:
+        if not attempts or attempts[-1].cause is None:
+            return False
+        if ledger.untouched() and attempts[-1].cause is not Cause.FINISHED:
             return False
         return not wants_another_attempt(self.member, self.stage.budgets)
 
@@ -95,6 +103,8 @@ class RobustJob:
         job_id = self.member.ledger.last_job_id()
         if job_id is not None:
             slurm.cancel([job_id])
+        else:
+            ask_to_leave(self.member)
 
     def stdout(self) -> str:
         """What all attempts printed, oldest first."""
@@ -171,10 +181,8 @@ class RobustExecutor:
         if self._batch is None:
             return self._submit_calls([call])[0]
         self._batch.append(call)
-        return RobustJob(
-            replace(self.stage, members=self.stage.members + len(self._batch)),
-            self.stage.members + len(self._batch) - 1,
-        )
+        count = self.stage.members + len(self._batch)
+        return RobustJob(replace(self.stage, members=count), count - 1, self._is_idle)
 
     def map_array(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> list[RobustJob]:
         """Submit one member for each tuple of arguments, as one array."""
@@ -199,7 +207,8 @@ class RobustExecutor:
         for index, call in enumerate(calls, first):
             call.save(self.stage.member(index))
         self.stage.save()
-        return [RobustJob(self.stage, index) for index in range(first, self.stage.members)]
+        indices = range(first, self.stage.members)
+        return [RobustJob(self.stage, index, self._is_idle) for index in indices]
 
     def scripts(self, indices: Sequence[int], tag: str = "") -> list[Script]:
         """The batch scripts that :meth:`send` would submit for these members, byte for byte."""
@@ -229,6 +238,9 @@ class RobustExecutor:
         """Wait until every member of the local pool is done."""
         if self._pool is not None:
             self._pool.wait(watch)
+
+    def _is_idle(self) -> bool:
+        return self._pool is not None and not self._pool.busy()
 
     def _submit_calls(self, calls: Sequence[Call]) -> list[RobustJob]:
         jobs = self.lay_out(calls)

@@ -76,7 +76,7 @@ class Ledger:
 
     def events(self) -> list[dict[str, Any]]:
         """All lines, oldest first."""
-        return read_lines(self.path)
+        return [record for record in read_lines(self.path) if "event" in record]
 
     def attempts(self) -> list[AttemptRecord]:
         """All attempts, oldest first."""
@@ -114,7 +114,7 @@ class Ledger:
                     if last is not None:
                         spent[last] += 1
                     last = Cause.KILLED
-                case "end":
+                case "end" if last is not None:  # else of an attempt before the submission
                     last = Cause(event["cause"])
         return spent
 

@@ -1,20 +1,23 @@
 """The local backend: a bounded pool of processes with the same signals, requeue and budgets."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
+import psutil
+
 from cluster.aftermath import settle
-from cluster.cause import Cause
 from cluster.environment import available_cores, member_environment
 from cluster.ledger import here
 from cluster.member import Member
 from cluster.stage import Stage, wants_another_attempt
-from cluster.worker import module_command
+from cluster.worker import LAUNCHER, module_command
 
 _POLL_SECONDS = 0.05
 
@@ -23,6 +26,19 @@ def pool_size(cpus: int, wanted: int | None = None) -> int:
     """How many members run at once: as many as the cores hold, or fewer where asked."""
     fits = max(1, available_cores() // cpus)
     return fits if wanted is None else max(1, min(wanted, fits))
+
+
+def ask_to_leave(member: Member) -> None:
+    """Ask the worker of a member that runs on this machine to save and leave."""
+    attempts = member.ledger.attempts()
+    if not attempts or attempts[-1].cause is not None:
+        return
+    where = attempts[-1].where
+    with contextlib.suppress(psutil.NoSuchProcess):
+        # The process id may be someone else's by now: only a worker of this run is signalled.
+        worker = psutil.Process(int(where["pid"]))
+        if where["host"] == socket.gethostname() and str(member.run) in worker.cmdline():
+            worker.terminate()
 
 
 class LocalPool:
@@ -68,7 +84,8 @@ class LocalPool:
 
     def busy(self) -> bool:
         """Whether a member waits or runs."""
-        return self._thread is not None and self._thread.is_alive()
+        thread = self._thread
+        return thread is not None and thread.is_alive()
 
     def leave(self) -> None:
         """Start nothing more, ask the children to save and leave, and wait until they have."""
@@ -77,14 +94,16 @@ class LocalPool:
             self._waiting.clear()
             for child in self._running:
                 child.send_signal(signal.SIGTERM)
-        if self._thread is not None:
-            self._thread.join()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _work(self) -> None:
         while True:
             with self._lock:
                 self._start_some()
                 if not self._running and not self._waiting:
+                    self._thread = None  # under the lock: add() starts another from here on
                     return
                 ended = [child for child in self._running if child.poll() is not None]
                 for child in ended:
@@ -100,7 +119,7 @@ class LocalPool:
 
     def _spawn(self, member: Member) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
-        environment |= member_environment(self.stage.cpus)
+        environment |= member_environment(self.stage.cpus) | {LAUNCHER: str(os.getpid())}
         member.logs.mkdir(parents=True, exist_ok=True)
         # What is printed before the attempt opens its own log, a failing import for one.
         with (member.logs / "launch.log").open("ab") as log:
@@ -116,10 +135,8 @@ class LocalPool:
     def _settle(self, child: subprocess.Popen[bytes]) -> None:
         member, attempts_before = self._running.pop(child)
         if member.ledger.attempt_count() == attempts_before and child.returncode != 0:
-            # It died before it could open an attempt; note one, or it would be tried for ever.
-            number = member.ledger.start(here())
-            log = member.logs / "launch.log"
-            member.ledger.end(number, Cause.ERROR, error=f"the worker did not start; see {log}")
-        settle(member, child.returncode)
+            # It ended before it could open an attempt; note one, or it would be tried for ever.
+            member.ledger.start(here())
+        settle(member, child.returncode, log=member.logs / "launch.log")
         if not self._leaving and wants_another_attempt(member, self.stage.budgets):
             self._waiting.append(member)

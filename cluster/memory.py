@@ -12,8 +12,14 @@ from cluster import random_state
 
 logger = logging.getLogger(__name__)
 
-#: How torch's CPU allocator says that the system refused it memory.
-_CPU_ALLOCATOR = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
+#: How torch's CPU allocator, and CUDA outside of torch's own, say that memory was refused.
+_REFUSALS = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 class DeviceOutOfMemoryError(RuntimeError):
@@ -24,7 +30,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device, or the CPU's allocator, is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError | DeviceOutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _CPU_ALLOCATOR)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _REFUSALS)
 
 
 @dataclass
@@ -74,6 +80,8 @@ class Accumulator:
             loss: Maps a range of samples to their share of the batch's loss, a scalar. Shares
                 add up to the loss of the batch.
             clear: Forgets all gradients; called before the first try and before each further one.
+                A network whose forward pass changes buffers (running statistics of BatchNorm)
+                must put them back here as well.
 
         Returns:
             The loss of the batch.

@@ -36,16 +36,16 @@ def restore(state: Mapping[str, Any]) -> None:
     Raises:
         RuntimeError: The state was taken with another number of CUDA devices.
     """
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy(), position, has_gauss, cached))  # noqa: NPY002 - see capture
-    torch.set_rng_state(state["torch"])
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if len(state["cuda"]) != devices:
         raise RuntimeError(
             f"random state: expected {len(state['cuda'])} CUDA devices as when it was saved, "
             f"found {devices}. Resume on a node with the same number of GPUs."
         )
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy(), position, has_gauss, cached))  # noqa: NPY002 - see capture
+    torch.set_rng_state(state["torch"])
     if devices:
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -53,11 +53,16 @@ def install() -> StopFlag:
     return flag
 
 
-def follow_parent() -> None:
+def follow_parent(parent: int) -> None:
     """Have the kernel send this process TERM when its parent dies (Linux).
 
     Members of a local run whose launcher was killed save and leave, instead of working on with
     no one to answer to.
+
+    Args:
+        parent: Process id of the parent, which may be gone already.
     """
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -27,8 +27,20 @@ def run(command: Sequence[str], timeout: float = 60.0) -> str:
     Raises:
         SlurmError: It is not installed, failed, or did not answer in time.
     """
+    return _ask(command, timeout).stdout
+
+
+def _ask(command: Sequence[str], timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            # A user's own format would hide the times that decisions are made from.
+            env=os.environ | {"SLURM_TIME_FORMAT": "standard"},
+        )
     except FileNotFoundError as error:
         raise SlurmError(
             f"'{command[0]}' is not installed here: expected Slurm's client commands on PATH. "
@@ -39,7 +51,7 @@ def run(command: Sequence[str], timeout: float = 60.0) -> str:
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()
         raise SlurmError(f"'{' '.join(command)}' exited {done.returncode}: {said}")
-    return done.stdout
+    return done
 
 
 def submit(script: Path) -> str:
@@ -57,12 +69,7 @@ def test_only(script: Path) -> str:
     Raises:
         SlurmError: sbatch would refuse it.
     """
-    done = subprocess.run(
-        ["sbatch", "--test-only", str(script)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise SlurmError(f"sbatch --test-only refuses {script}: {done.stderr.strip()}")
-    return done.stderr.strip()
+    return _ask(["sbatch", "--test-only", str(script)]).stderr.strip()
 
 
 def max_array_size() -> int:

@@ -31,6 +31,9 @@ class State(StrEnum):
     LOST = "lost"
 
 
+#: States in which something is at work on a member, or about to be.
+OPEN = (State.QUEUED, State.RUNNING, State.WAITING)
+
 #: States out of which only ``retry`` brings a member.
 ENDED_SHORT = (State.FAILED, State.CANCELLED, State.LOST)
 
@@ -70,7 +73,9 @@ def run_status(run: Path) -> list[MemberStatus]:
     """
     stages = load_stages(run)
     job_ids = {m: m.ledger.last_job_id() for stage in stages for m in stage}
-    arrays = sorted({job.split("_")[0] for job in job_ids.values() if job})
+    # Of those that have finished Slurm need not be asked, so it may be gone by then.
+    asked = {job_ids[m] for stage in stages for m in stage if not _has_finished(m)}
+    arrays = sorted({job.split("_")[0] for job in asked if job})
     queue = slurm.queued_states(arrays)
     return [_status(stage, m, job_ids[m], queue) for stage in stages for m in stage]
 
@@ -119,6 +124,11 @@ def _state(
     if last is not None and last.cause is None:
         return State.WAITING if pending else State.LOST
     return State.WAITING if wants_another_attempt(member, stage.budgets) else _gone(last, None)
+
+
+def _has_finished(member: Member) -> bool:
+    attempts = member.ledger.attempts()
+    return bool(attempts) and attempts[-1].cause is Cause.FINISHED
 
 
 def _alive(last: AttemptRecord | None, job_id: str | None, slurm_state: str | None) -> bool:

@@ -45,8 +45,9 @@ class ScriptWriter:
         """Take over submitit's parameters.
 
         Raises:
-            ValueError: submitit knows no such parameter.
+            ValueError: submitit knows no such parameter, or a member could not live with it.
         """
+        _require_one_process(parameters)
         # As AutoExecutor does: names of its own are translated, those of Slurm's taken as they are.
         own = {n: v for n, v in parameters.items() if not n.startswith("slurm_")}
         slurms = {n.removeprefix("slurm_"): v for n, v in parameters.items() if n not in own}
@@ -72,11 +73,12 @@ class ScriptWriter:
         parameters = self._renderer.parameters
         own = dict(parameters)
         extra = dict(own.get("additional_parameters") or {})
-        logs = stage.directory / "slurm-%A_%a.log"
+        # Slurm reads patterns in the whole path.
+        logs = f"{str(stage.directory).replace('%', '%%')}/slurm-%A_%a.log"
         extra |= {
             "array": _array(indices, offset, own.get("array_parallelism")),
             "requeue": True,
-            "output": str(logs),
+            "output": logs,
         }
         setup = [*(own.get("setup") or []), *_guards(stage, offset)]
         changed = {
@@ -102,6 +104,17 @@ class _Renderer(submitit.SlurmExecutor):
     def affinity(cls) -> int:
         # submitit wants srun on PATH even to render; a plan must work on a laptop without Slurm.
         return 2
+
+
+def _require_one_process(parameters: Mapping[str, Any]) -> None:
+    if parameters.get("slurm_use_srun", True) is False:
+        raise ValueError("use_srun: expected True, found False: USR2 reaches a member through srun")
+    counts = ("nodes", "slurm_nodes", "tasks_per_node", "slurm_ntasks_per_node")
+    for name in counts:
+        if (parameters.get(name) or 1) != 1:
+            raise ValueError(
+                f"{name}: a member is one process, expected 1, found {parameters[name]}"
+            )
 
 
 @contextlib.contextmanager

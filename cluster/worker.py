@@ -9,12 +9,17 @@ from pathlib import Path
 
 from cluster import signals
 
+#: Variable with the process id of the local pool that a worker belongs to.
+LAUNCHER = "YAOKI_LAUNCHER"
+
 
 def main(arguments: list[str]) -> int:
     """Run one attempt of the member that the arguments and Slurm's array index name."""
     stop = signals.install()
-    if "SLURM_JOB_ID" not in os.environ:
-        signals.follow_parent()
+    # Taken out: what this process starts has another parent.
+    launcher = os.environ.pop(LAUNCHER, None)
+    if launcher is not None:
+        signals.follow_parent(int(launcher))
     # Only now what takes time to import, torch above all: a signal that arrives meanwhile is
     # remembered, where without the handlers it would kill.
     from cluster.execution import execute

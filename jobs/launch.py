@@ -4,15 +4,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from cluster import slurm
 from cluster.calls import Call
 from cluster.executor import Backend, RobustExecutor
-from cluster.stage import Stage
-from cluster.status import State, run_status
+from cluster.member import Member
+from cluster.stage import RunError
+from cluster.status import OPEN, MemberStatus, State, run_status
 from cluster.submission import Script
+from jobs.dependencies import Ahead, placeholder, waiting_for
+from jobs.solitude import alone, waits_for_launcher
 from pipelines.plan import Plan, StagePlan
-
-#: What Slurm is told of each way to wait. Of the job before, in place of "{}", stand the ids.
-_DEPENDENCIES = {"all": "afterok:{}", "each": "aftercorr:{}", "end": "afterany:{}"}
 
 
 class StageFailedError(Exception):
@@ -64,65 +65,149 @@ class Launcher:
             executor.lay_out([Call(stage.function, (self.plan.config,))] * missing)
 
     def scripts(self) -> Iterator[tuple[StagePlan, Script]]:
-        """Every script that :meth:`submit` would send, with job ids still unknown as 0."""
+        """Every script that :meth:`submit` would send for a new run.
+
+        They are the same byte for byte but for the ids of jobs that are not submitted yet: in
+        place of each stands :func:`placeholder`.
+        """
         for number, stage in enumerate(self.plan.stages):
-            dependency = _DEPENDENCIES[stage.wait].format(0) if number else None
-            executor = self.executor(stage, dependency)
-            executor.stage = _with_members(executor.stage, stage.members)
+            executor = self.executor(stage, self.dependency(number))
+            executor.stage = replace(executor.stage, members=stage.members)
             for script in executor.scripts(range(stage.members)):
                 yield stage, script
 
+    def dependency(self, number: int) -> str | None:
+        """How a stage of a new run waits, with a placeholder for the ids."""
+        if number == 0:
+            return None
+        before = placeholder(self.plan.stages[number - 1].name)
+        return waiting_for([before], self.plan.stages[number].wait)
+
     def submit(self) -> dict[str, list[str]]:
         """Send whatever is not done to Slurm, each stage waiting for the one before it.
+
+        Members that wait in the queue for others that are sent again are called back, and sent
+        again behind them.
 
         Returns:
             The ids of the arrays, by stage.
 
         Raises:
+            RunError: A launcher is at work on the run, or local members still run.
             SlurmError: Slurm refused one; those sent before it are cancelled.
         """
-        before: list[str] = []
         sent: dict[str, list[str]] = {}
-        for stage in self.plan.stages:
-            indices = self.unfinished(stage.name)
-            if not indices:
-                before = []
-                continue
-            dependency = _DEPENDENCIES[stage.wait].format(":".join(before)) if before else None
-            before = self.executor(stage, dependency).send(indices, self._tag(stage.name))
-            sent[stage.name] = before
+        with alone(self.plan.directory):
+            self._refuse_running_here()
+            try:
+                self._send_all(sent)
+            except slurm.SlurmError:
+                self._withdraw(sent)
+                raise
         return sent
 
-    def run(self, watch: Callable[[], None] = lambda: None) -> None:
+    def _send_all(self, sent: dict[str, list[str]]) -> None:
+        before = Ahead()
+        for stage in self.plan.stages:
+            indices = self.unfinished(stage.name)
+            if sent:
+                indices = sorted([*indices, *self._recall(stage.name)])
+            ahead = Ahead(elements=self._elements(stage.name), members=indices)
+            if indices:
+                executor = self.executor(stage, before.dependency(stage.wait, indices))
+                ahead.arrays = executor.send(indices, self._tag(stage.name))
+                sent[stage.name] = ahead.arrays
+            before = ahead
+
+    def _withdraw(self, sent: dict[str, list[str]]) -> None:
+        arrays = {job for jobs in sent.values() for job in jobs}
+        slurm.cancel(sorted(arrays))
+        for m in run_status(self.plan.directory):
+            if m.job_id and m.job_id.split("_")[0] in arrays:
+                Member(self.plan.directory, m.stage, m.index).ledger.withdrawn()
+
+    def run(self, watch: Callable[[], None] = lambda: None) -> bool:
         """Run whatever is not done on this machine, stage by stage.
 
+        Returns:
+            Whether there was anything to do.
+
         Raises:
+            RunError: Another launcher is at work on the run, or Slurm holds members of it.
             StageFailedError: Members failed; the message tells which and where to look.
         """
-        for stage in self.plan.stages:
-            self._wait_for_others(stage.name, watch)
-            indices = self._members(stage.name, lambda state: state is not State.FINISHED)
-            if indices:
-                executor = self.executor(stage)
-                executor.send(indices)
-                executor.wait(watch)
-            failed = self._members(stage.name, lambda state: state is not State.FINISHED)
-            # What follows with "end" goes on without them, and says who is missing.
-            if failed and self._follower(stage) != "end":
-                raise StageFailedError(self._failure(stage.name, failed))
+        worked = False
+        with alone(self.plan.directory):
+            self._refuse_held_by_slurm()
+            for stage in self.plan.stages:
+                worked = self._run_stage(stage, watch) or worked
+        return worked
+
+    def _run_stage(self, stage: StagePlan, watch: Callable[[], None]) -> bool:
+        self._wait_for_others(stage.name, watch)
+        indices = self._members(stage.name, _is_unfinished)
+        if indices:
+            executor = self.executor(stage)
+            executor.send(indices)
+            executor.wait(watch)
+        failed = self._members(stage.name, _is_unfinished)
+        # What follows with "end" goes on without them, and says who is missing.
+        if failed and self._follower(stage) != "end":
+            raise StageFailedError(self._failure(stage.name, failed))
+        return bool(indices)
 
     def unfinished(self, stage: str) -> list[int]:
         """Members of a stage that have not finished and that nothing works on now."""
-        busy = (State.FINISHED, State.RUNNING, State.WAITING, State.QUEUED)
-        return self._members(stage, lambda state: state not in busy)
+        # Alone here, so local members that wait for a launcher wait for one that is gone.
+        return self._members(
+            stage,
+            lambda m: _is_unfinished(m) and (m.state not in OPEN or waits_for_launcher(m)),
+        )
 
-    def _members(self, stage: str, chosen: Callable[[State], bool]) -> list[int]:
+    def _recall(self, stage: str) -> list[int]:
+        """Take members that wait in Slurm's queue out of it."""
+        queued = [
+            m
+            for m in run_status(self.plan.directory)
+            if m.stage == stage and m.state is State.QUEUED and m.job_id is not None
+        ]
+        slurm.cancel([m.job_id for m in queued if m.job_id])
+        for m in queued:
+            Member(self.plan.directory, stage, m.index).ledger.withdrawn()
+        return [m.index for m in queued]
+
+    def _elements(self, stage: str) -> list[str]:
         members = run_status(self.plan.directory)
-        return [m.index for m in members if m.stage == stage and chosen(m.state)]
+        return [m.job_id for m in members if m.stage == stage and m.job_id and m.state in OPEN]
+
+    def _refuse_running_here(self) -> None:
+        running = [
+            f"{m.stage}/{m.index:04d}"
+            for m in run_status(self.plan.directory)
+            if m.state is State.RUNNING and m.job_id is None
+        ]
+        if running:
+            raise RunError(
+                f"{self.plan.directory}: expected no members running outside Slurm, found "
+                f"{', '.join(running)}. Wait for them, or 'yaoki cancel' them first."
+            )
+
+    def _refuse_held_by_slurm(self) -> None:
+        held = [m.job_id for m in run_status(self.plan.directory) if m.job_id and m.state in OPEN]
+        if held:
+            raise RunError(
+                f"{self.plan.directory}: expected no members in Slurm's hands, found "
+                f"{len(held)} queued or running there ({', '.join(held)}). "
+                "Wait for them, or 'yaoki cancel' them first."
+            )
+
+    def _members(self, stage: str, chosen: Callable[[MemberStatus], bool]) -> list[int]:
+        members = run_status(self.plan.directory)
+        return [m.index for m in members if m.stage == stage and chosen(m)]
 
     def _wait_for_others(self, stage: str, watch: Callable[[], None]) -> None:
         # Members of a run that was killed just now may still be saving.
-        while self._members(stage, lambda state: state is State.RUNNING):
+        while self._members(stage, lambda m: m.state is State.RUNNING):
             watch()
             time.sleep(0.5)
 
@@ -144,5 +229,5 @@ class Launcher:
         return f"{len(failed)} of {len(rows)} members did not finish: {told}"
 
 
-def _with_members(stage: Stage, members: int) -> Stage:
-    return replace(stage, members=members)
+def _is_unfinished(member: MemberStatus) -> bool:
+    return member.state is not State.FINISHED

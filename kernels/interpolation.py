@@ -14,7 +14,7 @@ def optimal_interpolation(
     mean: Tensor,
     spectrum: Tensor,
     std: float,
-    iterations: int = 200,
+    iterations: int = 1000,
     tolerance: float = 1e-6,
 ) -> Tensor:
     r"""Best linear unbiased estimate of a field from partial, noisy observations.
@@ -44,8 +44,9 @@ def optimal_interpolation(
     dtype = spectrum.real.dtype
     rows, columns = spectrum.shape[0], 2 * (spectrum.shape[1] - 1)
     mean = mean.to(dtype).expand(-1, rows, columns)
-    template = torch.zeros_like(mean).requires_grad_()
-    observed = observe(template)
+    with torch.enable_grad():  # the caller may have turned it off
+        template = torch.zeros_like(mean).requires_grad_()
+        observed = observe(template)
 
     def adjoint(residual: Tensor) -> Tensor:
         (field,) = torch.autograd.grad(observed, template, residual, retain_graph=True)

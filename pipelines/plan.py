@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, RootModel
 
 from cluster.files import write_atomic
 from cluster.quantities import MemorySize, Walltime
@@ -18,6 +19,9 @@ from pipelines.config import Config, digest
 #: How a stage waits for the one before it: for all of it, member for member, or for its end,
 #: however it ended.
 Wait = Literal["all", "each", "end"]
+
+#: Sections of a configuration that say where and how a job runs, and not what it computes.
+CIRCUMSTANCES = ("resources", "tracking")
 
 
 class Resources(Config):
@@ -36,16 +40,16 @@ class Resources(Config):
         checkpoint_seconds: Time between saves.
     """
 
-    cpus: int = 1
-    gpus: int = 0
+    cpus: PositiveInt = 1
+    gpus: NonNegativeInt = 0
     memory: MemorySize = MemorySize(4096)
     time: Walltime = Walltime(3600)
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    parallelism: int | None = None
-    signal_delay: int = 90
-    checkpoint_seconds: float = 60.0
+    parallelism: PositiveInt | None = None
+    signal_delay: PositiveInt = 90
+    checkpoint_seconds: PositiveFloat = 60.0
 
     def parameters(self, name: str) -> dict[str, Any]:
         """The same as submitit's parameters."""
@@ -102,8 +106,8 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """What is asked for, in 64 hexadecimal digits: equal plans have equal digests."""
-        return hashlib.sha256(f"{self.job}:{digest(self.config)}".encode()).hexdigest()
+        """What is to be computed, in 64 hexadecimal digits: the job and its :func:`identity`."""
+        return hashlib.sha256(f"{self.job}:{identity(self.config)}".encode()).hexdigest()
 
     @property
     def directory(self) -> Path:
@@ -131,17 +135,35 @@ class Plan:
         }
 
     def save(self) -> None:
-        """Write ``plan.yaml``, unless the run directory holds this plan already.
+        """Write ``plan.yaml``, unless the run directory holds the same already.
+
+        The plan of a run that is to go on with other resources or tracking takes the place of
+        the one that is there.
 
         Raises:
-            RunError: The directory holds another plan.
+            RunError: The directory holds another plan, or something else under its name.
         """
         path = self.directory / "plan.yaml"
+        record = self.record()
         if path.exists():
             check_digest(self.directory, self.digest)
-            return
+            found = load_plan(self.directory)
+            if all(found.get(key) == record[key] for key in ("stages", "config")):
+                return
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, yaml.safe_dump(self.record(), sort_keys=False).encode())
+        write_atomic(path, yaml.safe_dump(record, sort_keys=False).encode())
+
+
+def identity(config: Config) -> str:
+    """Digest of what a configuration computes: all of it but :data:`CIRCUMSTANCES`.
+
+    Runs of one identity are one run: a longer walltime, more memory or another tracker continue
+    it and do not start it anew. The number of cores is left out as well, although threads share
+    out sums and so decide the last bits: a member is equal bit for bit to another of its identity
+    only if both had the same ``cpus`` and the same kind of device.
+    """
+    values = config.model_dump(mode="json", exclude=set(CIRCUMSTANCES))
+    return digest(_Values(values))
 
 
 def load_plan(run: Path) -> Mapping[str, Any]:
@@ -156,10 +178,17 @@ def load_plan(run: Path) -> Mapping[str, Any]:
             f"{run}: expected a run directory, with a plan.yaml; found "
             f"{'none there' if run.is_dir() else 'no such directory'}. 'yaoki run' makes one."
         )
-    record = yaml.safe_load(path.read_text())
-    if not isinstance(record, dict) or not {"job", "digest", "config"} <= record.keys():
+    try:
+        record = yaml.safe_load(path.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(
+            f"{path}: expected a plan in YAML, but it cannot be read: {reason}"
+        ) from error
+    if not _is_plan(record):
         raise RunError(f"{path}: expected a plan with job, digest and config; found another file")
-    return record
+    plan: Mapping[str, Any] = record
+    return plan
 
 
 def check_digest(run: Path, expected: str) -> None:
@@ -176,16 +205,34 @@ def check_digest(run: Path, expected: str) -> None:
         )
 
 
-def git_state() -> dict[str, Any]:
-    """The commit that the code is at, and whether it has changes beside; empty outside git."""
-    here = Path(__file__).parent
+def git_state(source: Path | None = None) -> dict[str, Any] | None:
+    """The git state of a directory; default: this code's.
+
+    Returns:
+        ``revision``, 40 hexadecimal digits, and ``dirty``, whether there are changes beside it;
+        None outside a work tree, before its first commit, or without git.
+    """
+    here = source or Path(__file__).parent
     try:
-        sha = _git(here, "rev-parse", "HEAD")
-        return {"sha": sha, "dirty": bool(_git(here, "status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {}
+        revision = _git(here, "rev-parse", "HEAD")
+        return {"revision": revision, "dirty": bool(_git(here, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _git(directory: Path, *arguments: str) -> str:
     command = ["git", "-C", str(directory), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    return done.stdout.strip()
+
+
+class _Values(RootModel[dict[str, Any]]):
+    # As in Config: without it infinity, minus infinity and NaN would all become null.
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+
+def _is_plan(record: object) -> bool:
+    wanted = {"job": str, "digest": str, "config": dict}
+    return isinstance(record, dict) and all(
+        isinstance(record.get(key), kind) for key, kind in wanted.items()
+    )

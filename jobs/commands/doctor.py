@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +15,8 @@ from cluster.environment import available_cores
 from cluster.slurmbox import missing_packages
 from jobs.commands.exits import FAILED, OK
 from jobs.commands.selection import add_runs_option
+from jobs.shadowing import PACKAGES, location
 
-#: Our top-level packages have plain names, which another distribution may have as well.
-_OURS = ("jobs", "pipelines", "cluster", "kernels")
 _MARKS = {"ok": "  ok   ", "note": "  note ", "bad": "  BAD  "}
 
 
@@ -68,21 +66,18 @@ def examine(runs: Path) -> Iterator[Finding]:
 
 
 def shadowed_packages() -> Iterator[Finding]:
-    """Name every distribution or folder that stands where one of our packages should."""
-    home = Path(__file__).parents[2]
+    """Name every distribution that installs a package of the same name as one of ours.
+
+    One that is found before ours has ended the command line already: see :mod:`jobs.shadowing`.
+    """
     owners = metadata.packages_distributions()
-    for name in _OURS:
-        spec = find_spec(name)
-        found = Path(spec.origin).parent if spec and spec.origin else None
+    for name in PACKAGES:
         others = sorted(set(owners.get(name, [])) - {"yaoki"})
-        if found != home / name:
-            text = f"expected the one in {home}, found {found}; it shadows ours. "
-            yield Finding(name, "bad", text + f"Uninstall {', '.join(others) or 'it'} or move it.")
-        elif others:
+        if others:
             text = f"{', '.join(others)} installs a package of the same name; uninstall it"
             yield Finding(name, "bad", text)
         else:
-            yield Finding(name, "ok", str(found))
+            yield Finding(name, "ok", str(location(name)))
 
 
 def _device() -> Finding:

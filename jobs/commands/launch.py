@@ -1,22 +1,26 @@
 """``plan``, ``run``, ``submit``: a job from its configuration."""
 
 import argparse
+import hashlib
 import json
 import signal
 import sys
+import tempfile
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from cluster import slurm
 from cluster.executor import Backend
-from cluster.files import write_atomic
+from cluster.submission import Script
 from jobs.catalog import DEFAULT_PRESET, WORKLOADS
-from jobs.commands.exits import OK
+from jobs.commands.exits import FAILED, OK
 from jobs.commands.selection import add_runs_option
+from jobs.dependencies import placeholder
 from jobs.launch import Launcher
 from pipelines.config import Config, Resolved
-from pipelines.plan import Plan
+from pipelines.plan import Plan, StagePlan
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,9 +30,17 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     plan.add_argument("--scripts", action="store_true", help="print every batch script in full")
     plan.add_argument("--explain", action="store_true", help="say where each value comes from")
     run = _parser(commands, "run", _run, "run a job on this machine, or go on with it")
-    run.add_argument("--workers", type=int, help="members at once (default: what the cores hold)")
+    run.add_argument(
+        "--workers", type=_positive, help="members at once, at most (default: what the cores hold)"
+    )
     run.add_argument("--inline", action="store_true", help="run members one by one in this process")
     _parser(commands, "submit", _submit, "send a job to Slurm, or what is left of it")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found '{text}'")
+    return int(text)
 
 
 def _parser(
@@ -62,41 +74,40 @@ def _plan(arguments: argparse.Namespace) -> int:
     plan, resolved = resolve(arguments)
     has_slurm = slurm.available()
     launcher = Launcher(plan, "slurm" if has_slurm else "local")
-    scripts = list(launcher.scripts())
-    checked = {str(script.path): _checked(script.text) for _, script in scripts if has_slurm}
-    record = plan.record() | {
-        "directory": str(plan.directory),
-        "scripts": [
-            {"stage": stage.name, "path": str(script.path), "members": list(script.indices)}
-            | {"sha256": _sha256(script.text), "slurm": checked.get(str(script.path))}
-            | {"text": script.text}
-            for stage, script in scripts
-        ],
-    }
+    scripts = [_script_record(stage, script, has_slurm) for stage, script in launcher.scripts()]
+    record = plan.record() | {"directory": str(plan.directory), "scripts": scripts}
     if arguments.smoke:
         record["smoke"] = _smoke(plan)
     if arguments.json:
         print(json.dumps(record, indent=1))
     else:
         _print_plan(record, resolved, arguments)
-    return OK
+    return FAILED if any(script["accepted"] is False for script in scripts) else OK
 
 
-def _sha256(text: str) -> str:
-    import hashlib
+def _script_record(stage: StagePlan, script: Script, has_slurm: bool) -> dict[str, Any]:
+    accepted, said = _checked(script.text) if has_slurm else (None, None)
+    return {
+        "stage": stage.name,
+        "path": str(script.path),
+        "members": list(script.indices),
+        "sha256": hashlib.sha256(script.text.encode()).hexdigest(),
+        "accepted": accepted,
+        "slurm": said,
+        "text": script.text,
+    }
 
-    return hashlib.sha256(text.encode()).hexdigest()
 
-
-def _checked(text: str) -> str:
+def _checked(text: str) -> tuple[bool, str]:
     """What ``sbatch --test-only`` says of a script, without its dependency on unknown jobs."""
-    import tempfile
-
     lines = [line for line in text.splitlines() if not line.startswith("#SBATCH --dependency")]
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "script.sh"
-        write_atomic(path, "\n".join(lines).encode())
-        return slurm.test_only(path)
+        path.write_text("\n".join(lines))
+        try:
+            return True, slurm.test_only(path)
+        except slurm.SlurmError as error:
+            return False, str(error)
 
 
 def _smoke(plan: Plan) -> dict[str, Any]:
@@ -116,34 +127,56 @@ def _print_plan(
     print(f"would run in {record['directory']}\n")
     print(resolved.explain() if arguments.explain else dump_yaml(resolved.config))
     print(f"{'stage':<12}{'members':>8}{'cpus':>6}{'gpus':>6}{'memory':>9}{'time':>14}  waits for")
-    for stage in record["stages"]:
+    waits = ["", *(_waits_for(*pair) for pair in pairwise(record["stages"]))]
+    for stage, waits_for in zip(record["stages"], waits, strict=True):
         ask = stage["resources"]
         print(
             f"{stage['name']:<12}{stage['members']:>8}{ask['cpus']:>6}{ask['gpus']:>6}"
-            f"{ask['memory']:>9}{ask['time']:>14}  {stage['wait']}"
+            f"{ask['memory']:>9}{ask['time']:>14}  {waits_for}".rstrip()
         )
-    print()
-    for script in record["scripts"]:
-        print(f"{script['path']}  sha256 {script['sha256'][:12]}  {len(script['members'])} members")
-        print(f"    {script['slurm'] or 'not checked: there is no Slurm here'}")
-        if arguments.scripts:
-            print("\n" + script["text"])
+    _print_scripts(record["scripts"], arguments.scripts)
     if "smoke" in record:
         print(f"\none step of {record['smoke']['member']}: {record['smoke']['seconds']} s")
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from jobs.commands.progress import watching
+def _waits_for(before: dict[str, Any], stage: dict[str, Any]) -> str:
+    ways = {"all": "all of {}", "each": "its own member of {}", "end": "{} to end"}
+    return ways[stage["wait"]].format(before["name"])
 
+
+def _print_scripts(scripts: list[dict[str, Any]], in_full: bool) -> None:
+    print()
+    for script in scripts:
+        print(f"{script['path']}  sha256 {script['sha256'][:12]}  {len(script['members'])} members")
+        print(f"    {script['slurm'] or 'not checked: there is no Slurm here'}")
+        if in_full:
+            print("\n" + script["text"])
+    print(f"'{placeholder('STAGE')}' stands for the id that Slurm will give to that array")
+
+
+def _run(arguments: argparse.Namespace) -> int:
     plan, _ = resolve(arguments)
     backend: Backend = "inline" if arguments.inline else "local"
-    launcher = Launcher(plan, backend, arguments.workers)
-    launcher.lay_out()
+    return run_here(Launcher(plan, backend, arguments.workers), arguments.json)
+
+
+def run_here(launcher: Launcher, as_json: bool) -> int:
+    """Run on this machine whatever is left of a plan, and tell what came of it."""
+    from jobs.commands.progress import watching
+
+    run = launcher.plan.directory
     # TERM ends like Ctrl-C: the members are asked to save, and the same command goes on.
     signal.signal(signal.SIGTERM, _interrupt)
-    with watching(plan.directory, quiet=arguments.json) as watch:
-        launcher.run(watch)
-    _print_outcome(plan.directory, arguments.json)
+    try:
+        launcher.lay_out()
+        with watching(run, quiet=as_json) as watch:
+            worked = launcher.run(watch)
+    except KeyboardInterrupt as error:
+        text = "interrupted; the members have saved, the same command goes on"
+        raise KeyboardInterrupt(text) from error
+    if not worked and not as_json:
+        print(f"nothing to do: every member of {run.name} has finished")
+    _print_outcome(run, as_json)
     return OK
 
 
@@ -160,7 +193,7 @@ def _print_outcome(run: Path, as_json: bool) -> None:
     print(f"\nrun       {run}")
     for name, value in scores.items():
         print(f"          {name.replace('_', ' '):<24}{value:.4f}")
-    print(f"ensemble  {run / 'ensemble.zarr'}   verified")
+    print(f"ensemble  {run / 'ensemble.zarr'}   sealed; 'yaoki verify' checks every byte")
     print(f"report    {run / 'report' / 'index.html'}")
 
 

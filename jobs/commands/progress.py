@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.status import MemberStatus, State, run_status
+from cluster.status import ENDED_SHORT, MemberStatus, State, run_status
 
 _SECONDS = 0.5
 
@@ -22,25 +22,34 @@ def watching(run: Path, quiet: bool = False) -> Iterator[Callable[[], None]]:
     elif sys.stdout.isatty():
         yield from _bars(run)
     else:
-        yield _Lines(run)
+        lines = _Lines(run)
+        yield lines
+        lines.due = 0.0  # whoever has ended since it looked last
+        lines()
 
 
 class _Lines:
-    """A line for every member that ends, for logs."""
+    """A line for every member that ends from now on, for logs."""
 
     def __init__(self, run: Path) -> None:
-        self.run, self.told, self.due = run, set[tuple[str, int, int]](), 0.0
+        self.run, self.due = run, 0.0
+        self.told = self._ended()
 
     def __call__(self) -> None:
         if time.monotonic() < self.due:
             return
         self.due = time.monotonic() + 2 * _SECONDS
-        for member in run_status(self.run):
-            key = (member.stage, member.index, member.attempts)
-            ended = member.state in (State.FINISHED, State.FAILED)
-            if ended and key not in self.told:
-                self.told.add(key)
-                print(f"{member.stage}/{member.index:04d} {member.state}", flush=True)
+        ended = self._ended()
+        for key in (key for key in ended if key not in self.told):
+            print(ended[key], flush=True)
+        self.told |= ended
+
+    def _ended(self) -> dict[tuple[str, int, int], str]:
+        return {
+            (m.stage, m.index, m.attempts): f"{m.stage}/{m.index:04d} {m.state}"
+            for m in run_status(self.run)
+            if m.state is State.FINISHED or m.state in ENDED_SHORT
+        }
 
 
 def _bars(run: Path) -> Iterator[Callable[[], None]]:

@@ -58,7 +58,13 @@ def workload_of(run: Path) -> tuple[Workload, Config]:
         known = ", ".join(WORKLOADS)
         raise RunError(f"{run}: expected one of the workloads {known}, found '{record['job']}'")
     workload = WORKLOADS[record["job"]]
-    return workload, workload.restore(record)
+    try:
+        return workload, workload.restore(record)
+    except ValueError as error:
+        raise RunError(
+            f"{run}: expected a configuration as this version of yaoki writes it, found another: "
+            f"{error}. Use the version that made the run ({record.get('yaoki', 'unknown')})."
+        ) from error
 
 
 def chosen_members(run: Path, names: Iterable[str]) -> list[Member]:

@@ -2,17 +2,20 @@
 
 import argparse
 import json
-import os
-import signal
+import socket
 from pathlib import Path
 
 from cluster import slurm
 from cluster.executor import Backend
+from cluster.local import ask_to_leave
 from cluster.member import Member
-from cluster.status import State, run_status
+from cluster.stage import RunError
+from cluster.status import OPEN
 from jobs.commands.exits import OK
+from jobs.commands.launch import run_here
 from jobs.commands.selection import add_run_argument, chosen_members, find_run, workload_of
 from jobs.launch import Launcher
+from jobs.solitude import seen_status
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -20,6 +23,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     cancel = commands.add_parser("cancel", help="give members up; they save before they leave")
     add_run_argument(cancel)
     cancel.add_argument("--member", action="append", default=[], help="such as train or train/2")
+    cancel.add_argument("--json", action="store_true", help="print JSON for a program to read")
     cancel.set_defaults(handler=_cancel)
     retry = commands.add_parser("retry", help="start again what has not finished")
     add_run_argument(retry)
@@ -32,12 +36,11 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _cancel(arguments: argparse.Namespace) -> int:
     run = find_run(arguments)
-    states = {(m.stage, m.index): m.state for m in run_status(run)}
-    open_states = (State.QUEUED, State.RUNNING, State.WAITING)
+    states = {(m.stage, m.index): m.state for m in seen_status(run)}
     members = [
         member
         for member in chosen_members(run, arguments.member)
-        if states[member.stage, member.index] in open_states
+        if states[member.stage, member.index] in OPEN
     ]
     for member in members:
         # The ledger first: an attempt that is signalled reads there that it is not wanted back.
@@ -45,15 +48,27 @@ def _cancel(arguments: argparse.Namespace) -> int:
     jobs = {member: member.ledger.last_job_id() for member in members}
     slurm.cancel([job for job in jobs.values() if job])
     for member in (member for member, job in jobs.items() if job is None):
-        _terminate(member, states[member.stage, member.index])
-    print(f"cancelled {len(members)} members of {run.name}; 'yaoki retry' starts them again")
+        _leave(member)
+    if arguments.json:
+        print(json.dumps({"run": str(run), "cancelled": [member.name for member in members]}))
+    elif members:
+        print(f"cancelled {len(members)} members of {run.name}; 'yaoki retry' starts them again")
+    else:
+        print(f"nothing to cancel: no member of {run.name} is queued or running")
     return OK
 
 
-def _terminate(member: Member, state: State) -> None:
+def _leave(member: Member) -> None:
     attempts = member.ledger.attempts()
-    if state is State.RUNNING and attempts:
-        os.kill(int(attempts[-1].where["pid"]), signal.SIGTERM)
+    if not attempts or attempts[-1].cause is not None:
+        return
+    where = attempts[-1].where
+    if where["host"] != socket.gethostname():
+        raise RunError(
+            f"{member.name} runs on {where['host']}, out of reach from here: it is not started "
+            f"again, and to stop it now type 'kill {where['pid']}' there"
+        )
+    ask_to_leave(member)
 
 
 def _retry(arguments: argparse.Namespace) -> int:
@@ -62,13 +77,9 @@ def _retry(arguments: argparse.Namespace) -> int:
     plan = workload.plan(config, run.parent)
     backend = arguments.backend or _last_backend(run)
     launcher = Launcher(plan, backend)
-    launcher.lay_out()
     if backend == "local":
-        from jobs.commands.progress import watching
-
-        with watching(run, quiet=arguments.json) as watch:
-            launcher.run(watch)
-        return OK
+        return run_here(launcher, arguments.json)
+    launcher.lay_out()
     sent = launcher.submit()
     print(json.dumps({"run": str(run), "jobs": sent}) if arguments.json else _told(sent))
     return OK

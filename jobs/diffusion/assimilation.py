@@ -12,8 +12,8 @@ from jobs.diffusion.observing import Scene, scene
 from jobs.diffusion.scores import COMPONENTS, perturbation, trained_score, weights_path
 from kernels.guidance import GaussianLikelihood, GuidedScore
 from kernels.samplers import PredictorCorrector
-from pipelines.config import digest
 from pipelines.ensemble import ArraySpec, create_ensemble, gather_provenance, write_member
+from pipelines.plan import identity
 from pipelines.seeds import derived_seed
 from pipelines.training.loop import make_deterministic
 
@@ -86,7 +86,8 @@ def assimilate(config: DiffusionConfig, member: Member, attempt: Attempt) -> flo
     samples = sampling.sampler.x.cpu()
     path = ensemble_path(member.run)
     create_ensemble(path, config.members, [layout(config)], _attributes(config))
-    provenance = gather_provenance(digest(config), derived_seed(config.seed, "train", member.index))
+    trained_from = derived_seed(config.seed, "train", member.index)
+    provenance = gather_provenance(identity(config), trained_from)
     write_member(path, member.index, {"velocity": samples.numpy()}, provenance, attempt.number)
     return float((seen.observe(samples) - seen.observed).std())
 
@@ -108,6 +109,6 @@ def layout(config: DiffusionConfig) -> ArraySpec:
 def _attributes(config: DiffusionConfig) -> dict[str, Any]:
     return {
         "title": "Posterior samples of Kolmogorov flow",
-        "config_digest": digest(config),
+        "config_digest": identity(config),
         "frame_interval": config.simulation.frame,
     }

@@ -88,26 +88,38 @@ def _samples(run: Path, valid: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.concatenate([np.asarray(array[index]) for index in valid]))
 
 
+def _save_pictures(run: Path, pictures: Mapping[str, bytes]) -> None:
+    for name, png in pictures.items():
+        write_atomic(run / "report" / f"{name}.png", png)
+
+
 def _write_page(
     config: DiffusionConfig, run: Path, scores: Mapping[str, float], samples: Tensor, seen: Scene
 ) -> None:
     metrics = {f"member {m}": _metrics(run, m) for m in range(config.members)}
+    drawn = {
+        "assimilation": png_bytes(_panel(config, samples, seen)),
+        "losses": png_bytes(_losses(metrics)),
+        "spectra": png_bytes(_spectra(samples, seen)),
+    }
+    _save_pictures(run, drawn)
     pictures = [
         Picture(
-            "Vorticity: the truth, what was observed of it, and what the posterior says.",
+            "Vorticity: the truth, what the noisy velocities seen every few cells tell (frames in "
+            "gray were not seen), and the posterior.",
             "Rows of vorticity fields over time: truth, observation, members, mean and spread.",
-            png_bytes(_panel(config, samples, seen)),
+            drawn["assimilation"],
         ),
         Picture(
             "Denoising loss of every member; the dashed line is the best that any linear "
             "denoiser can reach.",
             "Loss curves of the members over the training steps, with the Wiener floor.",
-            png_bytes(_losses(metrics)),
+            drawn["losses"],
         ),
         Picture(
             "Energy spectrum of the truth and of the posterior samples, averaged over time.",
             "Energy against wavenumber for the truth and the band of the samples.",
-            png_bytes(_spectra(samples, seen)),
+            drawn["spectra"],
         ),
     ]
     write_report(
@@ -174,9 +186,6 @@ def _losses(metrics: Metrics) -> Any:
 def _panel(config: DiffusionConfig, samples: Tensor, seen: Scene) -> Any:
     members = vorticity(samples).numpy()
     moments = ensemble_mean_spread(members)
-    observation = np.where(
-        torch.isnan(seen.observed_field()[:, 0]).numpy(), np.nan, vorticity(seen.truth).numpy()
-    )
     times = [round(n * config.simulation.frame, 3) for n in range(len(seen.truth))]
     first_of_each = members[:: config.assimilation.samples]
     return vorticity_panel(
@@ -184,9 +193,17 @@ def _panel(config: DiffusionConfig, samples: Tensor, seen: Scene) -> Any:
         first_of_each,
         moments.mean,
         moments.spread,
-        observation,
+        _coarse_vorticity(seen),
         times,
     )
+
+
+def _coarse_vorticity(seen: Scene) -> NDArray[Any]:
+    """Vorticity of the observed velocities on their own coarse grid; NaN in frames unseen."""
+    shown = np.full(seen.truth[:, 0].shape, np.nan)
+    coarse = vorticity(seen.observed).numpy()
+    shown[:: seen.time] = coarse.repeat(seen.space, axis=-2).repeat(seen.space, axis=-1)
+    return shown
 
 
 def _spectra(samples: Tensor, seen: Scene) -> Any:

@@ -2,10 +2,11 @@
 
 import os
 import platform
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pipelines.plan import git_state
 
 _SLURM = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_PARTITION", "NODELIST")
 _PACKAGES = ("yaoki", "numpy", "zarr", "torch", "h5py")
@@ -27,7 +28,7 @@ def gather_provenance(config_digest: str, seed: int, source: Path | None = None)
     return {
         "config_digest": config_digest,
         "seed": seed,
-        "git": _git(source or Path(__file__).parent),
+        "git": git_state(source),
         "versions": {"python": platform.python_version()} | _versions(),
         "slurm": {name: value for name, value in names.items() if value is not None},
         "host": platform.node(),
@@ -42,19 +43,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _git(source: Path) -> dict[str, Any] | None:
-    revision = _run_git(source, "rev-parse", "HEAD")
-    if revision is None:
-        return None
-    return {"revision": revision, "dirty": bool(_run_git(source, "status", "--porcelain"))}
-
-
-def _run_git(source: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(source), *arguments]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

@@ -16,7 +16,8 @@ from cluster.stage import Stage
 def member(tmp_path: Path) -> Member:
     member = Member(tmp_path / "run", "train", 1)
     member.directory.mkdir(parents=True)
-    member.ledger.queued("17_1")
+    member.ledger.queued()
+    member.ledger.sent("17_1")
     return member
 
 

@@ -28,15 +28,28 @@ class LedgerLaws(RuleBasedStateMachine):
         self.open: int | None = None
         self.fresh = True  # no attempt has started since the last submission
         self.starts = 0
-        self.wanted = True
+        self.wanted = False
+        self.job_id: str | None = None
 
     def teardown(self) -> None:
         self.folder.cleanup()
 
     @rule()
     def queue(self) -> None:
-        self.ledger.queued("17_3")
+        self.ledger.queued()
         self.spent, self.to_charge, self.fresh, self.wanted = Counter(), None, True, True
+        self.job_id = None
+
+    @rule(number=st.integers(1, 99))
+    def send(self, number: int) -> None:
+        if self.wanted:
+            self.job_id = f"{number}_3"
+            self.ledger.sent(self.job_id)
+
+    @rule()
+    def withdraw(self) -> None:
+        self.ledger.withdrawn()
+        self.wanted = False
 
     @rule()
     def start(self) -> None:
@@ -75,6 +88,7 @@ class LedgerLaws(RuleBasedStateMachine):
         assert self.ledger.open_attempt() == self.open
         assert self.ledger.attempt_count() == len(self.ledger.attempts()) == self.starts
         assert self.ledger.wanted() == self.wanted
+        assert self.ledger.last_job_id() == self.job_id
 
 
 TestLedgerLaws = LedgerLaws.TestCase
@@ -89,7 +103,7 @@ def test_an_end_without_a_following_start_costs_nothing(ends: list[Cause]) -> No
         for cause in ends:
             ledger.end(ledger.start(here()), cause)
         assert ledger.spent() == Counter(ends[:-1])
-        ledger.queued(None)
+        ledger.queued()
         assert not ledger.spent()
 
 
@@ -97,9 +111,9 @@ def test_the_end_of_a_lost_attempt_is_not_charged_to_the_next_submission(tmp_pat
     # The node died, nothing noted it, and the user typed retry: the worker that starts then notes
     # the end of the lost attempt. The budgets opened by the retry must not pay for it.
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    ledger.queued("17_0")
+    ledger.queued()
     lost = ledger.start(here())
-    ledger.queued("18_0")
+    ledger.queued()
     ledger.end(lost, Cause.KILLED)
     ledger.start(here())
     assert not ledger.spent()
@@ -123,15 +137,27 @@ def test_an_empty_ledger_knows_nothing(tmp_path: Path) -> None:
     assert not ledger.events()
     assert ledger.open_attempt() is None
     assert ledger.last_job_id() is None
-    assert ledger.wanted()
+    assert not ledger.wanted()
+    assert not ledger.untouched()
 
 
 def test_the_last_submission_names_the_job(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    ledger.queued("17_3")
+    ledger.queued()
+    ledger.sent("17_3")
     assert ledger.last_job_id() == "17_3"
-    ledger.queued(None)
+    ledger.queued()
     assert ledger.last_job_id() is None
+
+
+def test_a_member_is_untouched_until_an_attempt_starts(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for _ in range(2):
+        ledger.queued()
+        ledger.sent("17_3")
+        assert ledger.untouched()
+        ledger.start(here())
+        assert not ledger.untouched()
 
 
 def test_an_object_that_is_no_event_is_passed_over(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Laws of the accumulator: what fits on the device never changes what the optimizer sees."""
 
+import copy
 import gc
 import json
 import logging
@@ -81,7 +82,8 @@ class Problem:
     def gradients(self, accumulator: Accumulator) -> tuple[float, list[Tensor | None]]:
         torch.manual_seed(5)
         total = accumulator.backward(self.loss, self.net.zero_grad)
-        return total, [parameter.grad for parameter in self.net.parameters()]
+        # Copies: gradients that nothing cleared would go on growing in place, in both results.
+        return total, [copy.deepcopy(parameter.grad) for parameter in self.net.parameters()]
 
 
 def _refuse(problem: Problem, call: int, where: str) -> None:

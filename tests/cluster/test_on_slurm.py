@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from support.small_work import equal, train
+from support.waiting import wait
 
 from cluster import Cause, RobustExecutor, RobustJob, slurm
 from cluster.slurmbox import SlurmBox
@@ -62,13 +63,6 @@ class Scene:
         progress = self.job.member.progress_file
         wait(lambda: progress.exists() and '"step": 0' not in progress.read_text(), "first steps")
         time.sleep(random.uniform(0.0, 4.0))
-
-
-def wait(condition: Callable[[], bool], what: str, seconds: float = 240.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.2)
 
 
 def cancel_and_retry(scene: Scene) -> State:

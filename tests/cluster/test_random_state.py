@@ -37,6 +37,15 @@ def test_draws_repeat_after_a_restore(seed: int, before: int, after: int) -> Non
     assert [_draws() for _ in range(after)] == first
 
 
+@given(st.integers(0, 2**63 - 1))
+def test_a_seed_gives_the_same_draws_every_time(seed: int) -> None:
+    random_state.seed(seed)
+    first = _draws()
+    _draws()
+    random_state.seed(seed)
+    assert _draws() == first
+
+
 def test_a_capture_is_not_changed_by_later_draws() -> None:
     state = random_state.capture()
     first = _draws()

@@ -87,6 +87,7 @@ def test_a_forked_child_neither_dies_nor_answers() -> None:
 def test_a_signal_during_the_imports_is_remembered(tmp_path: Path) -> None:
     executor = RobustExecutor(tmp_path, "local")
     (job,) = executor.lay_out([Call(train, (7, 5))])
+    job.member.ledger.queued()
     worker = subprocess.Popen(module_command("worker", str(executor.stage.run), "job", "0"))
     while not _catches(worker.pid, signal.SIGUSR2):
         assert worker.poll() is None

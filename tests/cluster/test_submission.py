@@ -180,7 +180,7 @@ def _execute(run: Path, call: Call, budgets: Budgets) -> tuple[RobustJob, int, s
     executor.stage = Stage(executor.stage.run, "job", members=1003, budgets=budgets, cpus=2)
     (job,) = executor.lay_out([call])
     (script,) = executor._scripts.scripts(executor.stage, [1003], 1000)
-    job.member.ledger.queued("17_3")
+    job.member.ledger.queued()
     ids = {"JOB_ID": "18", "ARRAY_JOB_ID": "17", "ARRAY_TASK_ID": "3", "CPUS_PER_TASK": "2"}
     environment = os.environ | {f"SLURM_{name}": value for name, value in ids.items()}
     subprocess.run(["bash", "-n"], input=script.text, text=True, check=True)
