@@ -123,7 +123,8 @@ class PlainScore(nn.Module):
 
 def measure(network: str, batch: int, steps: int, threads: int) -> Measurement:
     """Time training steps after one that is not counted."""
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     torch.manual_seed(0)
     ours = LocalScoreUNet(CHANNELS, SIZE, hidden_channels=WIDTHS, hidden_blocks=BLOCKS)
     model: nn.Module = ours
@@ -148,18 +149,44 @@ def measure(network: str, batch: int, steps: int, threads: int) -> Measurement:
     return {"wall": wall[1:], "cpu": cpu[1:], "loss": losses[0]}
 
 
-def run(candidate: Candidate, options: argparse.Namespace) -> Measurement:
-    """Measure a candidate in a process of its own."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "OMP_"))}
-    environment = clean | {"OMP_NUM_THREADS": str(options.threads)} | candidate.environment
+def start(
+    candidate: Candidate, options: argparse.Namespace, threads: int
+) -> "subprocess.Popen[str]":
+    """Start a candidate in a process of its own; zero threads leave the number to torch."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "OMP_", "MKL_"))}
+    limits = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     command = [sys.executable, __file__, "--measure", candidate.network]
-    for name in ("batch", "steps", "threads"):
-        command += [f"--{name}", str(getattr(options, name))]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise SystemExit(f"{candidate.name} failed ({result.returncode}):\n{result.stderr}")
-    found: Measurement = json.loads(result.stdout.splitlines()[-1])
+    for name, value in (("batch", options.batch), ("steps", options.steps), ("threads", threads)):
+        command += [f"--{name}", str(value)]
+    environment = clean | limits | candidate.environment
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def outcome(name: str, process: "subprocess.Popen[str]") -> Measurement:
+    """What a process found."""
+    printed, complaint = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{name} failed ({process.returncode}):\n{complaint}")
+    found: Measurement = json.loads(printed.splitlines()[-1])
     return found
+
+
+def crowd(options: argparse.Namespace) -> None:
+    """Members that share the machine: threads as torch takes them, and as the launcher gives."""
+    cores, members = os.cpu_count() or 1, options.members
+    candidate = Candidate("ours, allocator", "ours", dict(ALLOCATOR))
+    settings = {"torch's own threads": 0, "launcher's threads": max(1, cores // members)}
+    walls: dict[str, list[float]] = {name: [] for name in settings}
+    for _ in range(options.rounds):
+        for name, threads in settings.items():
+            processes = [start(candidate, options, threads) for _ in range(members)]
+            for process in processes:
+                walls[name] += outcome(name, process)["wall"]
+    own, given = (statistics.median(walls[name]) for name in settings)
+    print(f"\n{members} members at once on {cores} cores, median wall s a step:")
+    print(f"torch's own threads {own:.2f}, launcher's {given:.2f}: {own / given:.2f}x faster")
 
 
 def candidates(options: argparse.Namespace) -> list[Candidate]:
@@ -198,6 +225,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="timed steps a process")
     parser.add_argument("--rounds", type=int, default=3, help="processes a candidate")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--members", type=int, default=2, help="that share the machine at the end")
     parser.add_argument("--bf16", action="store_true", help="slow without bf16 arithmetic")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -208,11 +236,14 @@ def main() -> None:
     print(f"batch {options.batch}, {options.threads} threads, {torch.__version__}")
     for turn in range(options.rounds):
         for candidate in candidates(options):
-            found = run(candidate, options)
+            process = start(candidate, options, options.threads)
+            found = outcome(candidate.name, process)
             results.setdefault(candidate.name, []).append(found)
             clocks = f"wall {found['wall']}, CPU {found['cpu']}"
             print(f"round {turn + 1}: {candidate.name}: {clocks}", flush=True)
     report(results)
+    if options.members > 1:
+        crowd(options)
 
 
 if __name__ == "__main__":
