@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from kernels.score import ScoreUNet
 from kernels.sde import VPSDE, per_sample
 
+#: Windows that are transformed at once.
+_SPECTRUM_CHUNK = 128
+
 
 def window_spectrum(windows: Tensor) -> tuple[Tensor, Tensor]:
     r"""Mean profile and cross-spectral matrices of periodic multi-channel fields.
@@ -35,10 +38,13 @@ def window_spectrum(windows: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"a spectrum of {channels} channels needs at least {channels} windows, found {n}"
         )
-    x = windows.double()
-    mean = x.mean(dim=(0, 3)).unsqueeze(-1)
-    modes = torch.fft.rfft2(x - mean, norm="ortho").permute(2, 3, 1, 0)
-    return mean, modes @ modes.mH / n
+    mean = windows.mean(dim=(0, 3), dtype=torch.float64).unsqueeze(-1)
+    # A few windows at a time: all of them at once need gigabytes at 64 channels and 64 cells.
+    spectrum = torch.zeros(())
+    for part in windows.split(_SPECTRUM_CHUNK):
+        modes = torch.fft.rfft2(part.double() - mean, norm="ortho").permute(2, 3, 1, 0)
+        spectrum = spectrum + modes @ modes.mH
+    return mean, spectrum / n
 
 
 def _multiplicity(values: Tensor, nx: int) -> Tensor:

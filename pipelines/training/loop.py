@@ -187,6 +187,8 @@ def make_deterministic(threads: int, seed: int) -> None:
     random_state.seed(seed)
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling fresh memory with NaN is for finding bugs; no kernel used here reads it unset.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def _copy(network: nn.Module) -> nn.Module:

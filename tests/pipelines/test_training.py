@@ -300,7 +300,7 @@ def test_a_shortage_of_memory_changes_no_bit(when: int, grain: int, backward: bo
 
     def spoil(step: int, losses: Tensor) -> Tensor:
         if backward:
-            losses.register_hook(refuse)
+            losses.register_hook(refuse)  # type: ignore[no-untyped-call]  # torch ships it untyped
         else:
             refuse()
         return losses
@@ -316,7 +316,9 @@ def test_a_shortage_of_memory_changes_no_bit(when: int, grain: int, backward: bo
 def test_half_precision_is_in_the_passes_and_not_in_the_weights() -> None:
     seen: list[torch.dtype] = []
     run = Run(config(precision="bf16", ema=0.9))
-    run.trainer.network[0].register_forward_hook(lambda *hooked: seen.append(hooked[2].dtype))
+    next(run.trainer.network.children()).register_forward_hook(
+        lambda *hooked: seen.append(hooked[2].dtype)
+    )
     run.go()
     assert set(seen) == {torch.bfloat16}
     kept = [*run.trainer.network.parameters(), *run.trainer.final_network.parameters()]
