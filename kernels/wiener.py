@@ -41,7 +41,7 @@ def window_spectrum(windows: Tensor) -> tuple[Tensor, Tensor]:
     mean = windows.mean(dim=(0, 3), dtype=torch.float64).unsqueeze(-1)
     # A few windows at a time: all of them at once need gigabytes at 64 channels and 64 cells.
     spectrum = torch.zeros(())
-    for part in windows.split(_SPECTRUM_CHUNK):
+    for part in torch.split(windows, _SPECTRUM_CHUNK):
         modes = torch.fft.rfft2(part.double() - mean, norm="ortho").permute(2, 3, 1, 0)
         spectrum = spectrum + modes @ modes.mH
     return mean, spectrum / n

@@ -32,6 +32,8 @@ def _collect(arguments: argparse.Namespace) -> int:
         scores = workload.collect(config, run, arguments.partial)
     except EnsembleError as error:
         print(f"yaoki: {error}", file=sys.stderr)
+        if not arguments.partial:
+            print("'yaoki collect --partial' goes on without them", file=sys.stderr)
         return FAILED
     if arguments.json:
         print(json.dumps({"run": str(run), "scores": scores}, indent=1))

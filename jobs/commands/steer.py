@@ -75,6 +75,11 @@ def _retry(arguments: argparse.Namespace) -> int:
     run = find_run(arguments)
     workload, config = workload_of(run)
     plan = workload.plan(config, run.parent)
+    if plan.directory != run:
+        raise RunError(
+            f"{run}: expected the directory that its plan asks for, {plan.directory.name}, found "
+            "another name. Rename it back, or use the version of yaoki that made it."
+        )
     backend = arguments.backend or _last_backend(run)
     launcher = Launcher(plan, backend)
     if backend == "local":

@@ -188,7 +188,8 @@ def make_deterministic(threads: int, seed: int) -> None:
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling fresh memory with NaN is for finding bugs; no kernel used here reads it unset.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # (torch makes the attribute when it is imported, out of the sight of type checkers.)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _copy(network: nn.Module) -> nn.Module:

@@ -22,7 +22,8 @@ class TrainingConfig(Config):
         schedule: How the learning rate falls, epoch by epoch.
         clip: Largest norm of the gradient, or None for no clipping.
         ema: Decay of the averaged weights a step, or None for none.
-        patience: Validations in a row without a new best after which training stops, or None.
+        patience: Validations in a row without a new best after which training stops, or None. The
+            weights of the last step are kept, or their average, not those of the best one.
         validate_every: Epochs between validations.
         precision: ``fp32``, or ``bf16`` for autocast.
         max_skipped: Fraction of steps that may be skipped because they were not finite; of the

@@ -245,6 +245,16 @@ def test_a_run_directory_of_another_job_is_left_alone(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
+def test_retry_makes_no_second_directory_for_a_renamed_run(tmp_path: Path) -> None:
+    run = laid_out(tmp_path)
+    renamed = run.rename(tmp_path / "mine")
+    before = tree(tmp_path)
+    done = yaoki("retry", renamed)
+    assert done.code == 2
+    assert run.name in done.err
+    assert tree(tmp_path) == before
+
+
 def test_without_slurm_submit_says_where_to_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
