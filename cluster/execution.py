@@ -35,7 +35,7 @@ def execute(stage: Stage, index: int, stop: signals.StopFlag, redirect: bool) ->
     """
     member = stage.member(index)
     settle_lost_attempt(member)
-    if finished(member) or not member.ledger.wanted():
+    if member.ledger.finished() or not member.ledger.wanted():
         return 0
     number = member.ledger.start(here())
     if redirect:
@@ -47,12 +47,6 @@ def execute(stage: Stage, index: int, stop: signals.StopFlag, redirect: bool) ->
         member.ledger.end(number, exhausted[0], error=f"retry budget used up: {causes}")
         return 1
     return _attempt(stage, index, number, stop)
-
-
-def finished(member: Member) -> bool:
-    """Whether an earlier attempt has finished the member."""
-    attempts = member.ledger.attempts()
-    return bool(attempts) and attempts[-1].cause is Cause.FINISHED
 
 
 def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> int:

@@ -62,7 +62,7 @@ class RobustJob:
         attempts = ledger.attempts()
         if not attempts or attempts[-1].cause is None:
             return False
-        if ledger.untouched() and attempts[-1].cause is not Cause.FINISHED:
+        if ledger.untouched() and not ledger.finished():
             return False
         return not wants_another_attempt(self.member, self.stage.budgets)
 

@@ -74,6 +74,18 @@ class Ledger:
         """Note that the user no longer wants the member."""
         self._append("cancel")
 
+    def reopen(self) -> None:
+        """Note that the member is to run again although it has finished.
+
+        It goes on from its last checkpoint, and so publishes once more what it had made.
+        """
+        self._append("reopen")
+
+    def finished(self) -> bool:
+        """Whether the last attempt finished the member, and it was not reopened since."""
+        marks = [e for e in self.events() if e["event"] in ("start", "end", "reopen")]
+        return bool(marks) and marks[-1].get("cause") == Cause.FINISHED
+
     def events(self) -> list[dict[str, Any]]:
         """All lines, oldest first."""
         return [record for record in read_lines(self.path) if "event" in record]

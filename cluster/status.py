@@ -74,7 +74,7 @@ def run_status(run: Path) -> list[MemberStatus]:
     stages = load_stages(run)
     job_ids = {m: m.ledger.last_job_id() for stage in stages for m in stage}
     # Of those that have finished Slurm need not be asked, so it may be gone by then.
-    asked = {job_ids[m] for stage in stages for m in stage if not _has_finished(m)}
+    asked = {job_ids[m] for stage in stages for m in stage if not m.ledger.finished()}
     arrays = sorted({job.split("_")[0] for job in asked if job})
     queue = slurm.queued_states(arrays)
     return [_status(stage, m, job_ids[m], queue) for stage in stages for m in stage]
@@ -109,7 +109,7 @@ def _state(
     slurm_state: str | None,
 ) -> State:
     last = attempts[-1] if attempts else None
-    if last is not None and last.cause is Cause.FINISHED:
+    if member.ledger.finished():
         return State.FINISHED
     if _alive(last, job_id, slurm_state):
         return State.RUNNING
@@ -124,11 +124,6 @@ def _state(
     if last is not None and last.cause is None:
         return State.WAITING if pending else State.LOST
     return State.WAITING if wants_another_attempt(member, stage.budgets) else _gone(last, None)
-
-
-def _has_finished(member: Member) -> bool:
-    attempts = member.ledger.attempts()
-    return bool(attempts) and attempts[-1].cause is Cause.FINISHED
 
 
 def _alive(last: AttemptRecord | None, job_id: str | None, slurm_state: str | None) -> bool:

@@ -55,14 +55,21 @@ class Launcher:
     def lay_out(self) -> None:
         """Write the plan and every member, unless they are there already.
 
+        Members that have not finished take over what may change in a plan: their resources and
+        where their metrics go.
+
         Raises:
             RunError: The run directory is another plan's.
         """
         self.plan.save()
         for stage in self.plan.stages:
             executor = self.executor(stage)
+            call = Call(stage.function, (self.plan.config,))
+            for member in executor.stage:
+                if not member.ledger.finished():
+                    call.save(member)
             missing = stage.members - executor.stage.members
-            executor.lay_out([Call(stage.function, (self.plan.config,))] * missing)
+            executor.lay_out([call] * missing)
 
     def scripts(self) -> Iterator[tuple[StagePlan, Script]]:
         """Every script that :meth:`submit` would send for a new run.

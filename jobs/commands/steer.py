@@ -28,6 +28,12 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     retry = commands.add_parser("retry", help="start again what has not finished")
     add_run_argument(retry)
     retry.add_argument(
+        "--member",
+        action="append",
+        default=[],
+        help="run it once more although it has finished, from its last checkpoint",
+    )
+    retry.add_argument(
         "--backend", choices=["slurm", "local"], help="where (default: where it ran)"
     )
     retry.add_argument("--json", action="store_true", help="print JSON for a program to read")
@@ -80,6 +86,9 @@ def _retry(arguments: argparse.Namespace) -> int:
             f"{run}: expected the directory that its plan asks for, {plan.directory.name}, found "
             "another name. Rename it back, or use the version of yaoki that made it."
         )
+    for member in chosen_members(run, arguments.member) if arguments.member else []:
+        if member.ledger.finished():
+            member.ledger.reopen()
     backend = arguments.backend or _last_backend(run)
     launcher = Launcher(plan, backend)
     if backend == "local":

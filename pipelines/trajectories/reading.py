@@ -46,7 +46,21 @@ class TrajectoryFile:
             self.close()
 
     def read(self, index: int, start: int, window: int) -> NDArray[np.float32]:
-        """Frames ``start`` to ``start + window`` of a trajectory, (window, C, H, W)."""
+        """Frames ``start`` to ``start + window`` of a trajectory, (window, C, H, W).
+
+        Raises:
+            TrajectoryError: The file cannot be read there, or holds NaN or infinity.
+        """
+        frames = self._frames(index, start, window)
+        # The file was finite when it was written: since then it was altered, or the disk failed.
+        if not np.isfinite(frames).all():
+            raise TrajectoryError(
+                f"{self.path}: expected finite values, found others in trajectory {index}, frames "
+                f"{start} to {start + window - 1}; fetch or make the file again"
+            )
+        return frames
+
+    def _frames(self, index: int, start: int, window: int) -> NDArray[np.float32]:
         try:
             frames: NDArray[np.float32] = self._dataset()[index, start : start + window]
         except OSError as error:
@@ -98,7 +112,7 @@ class TrajectoryFile:
 
     def _check_finite(self) -> None:
         for index in range(self.shape[0]):
-            refuse_infinite(self.path, index, self.read(index, 0, self.shape[1]))
+            refuse_infinite(self.path, index, self._frames(index, 0, self.shape[1]))
 
 
 def plain(value: Any) -> Any:

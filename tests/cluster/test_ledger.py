@@ -174,3 +174,15 @@ def test_here_names_slurms_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     found = here()["slurm"]
     assert (found["array_job_id"], found["array_task_id"]) == ("17", "3")
     assert "restart_count" not in found
+
+
+def test_a_reopened_member_has_not_finished_until_it_does_again(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.queued()
+    ledger.end(ledger.start({}), Cause.FINISHED)
+    assert ledger.finished()
+    ledger.reopen()
+    assert not ledger.finished()
+    ledger.queued()
+    ledger.end(ledger.start({}), Cause.FINISHED)
+    assert ledger.finished()

@@ -94,6 +94,15 @@ def test_verify_finds_a_flipped_bit(copied: Path) -> None:
     assert not record["ok"]
 
 
+def test_a_damaged_shard_is_made_again_from_the_last_checkpoint(copied: Path) -> None:
+    before = tree(copied / "ensemble.zarr")
+    flip_bit(copied / "ensemble.zarr" / "velocity" / "c.1.0.0.0.0.0")
+    assert yaoki("verify", copied).code == 1
+    assert yaoki("retry", copied, "--member", "assimilate/1").code == 0
+    assert yaoki("verify", copied).code == 0
+    assert tree(copied / "ensemble.zarr") == before
+
+
 def test_collect_goes_on_without_a_member_only_where_asked(copied: Path) -> None:
     (copied / "commits" / "0001.json").unlink()
     refused = yaoki("collect", copied)
