@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from cluster.attempt import Attempt, Interrupted
     from cluster.cause import Budgets, Cause
     from cluster.checkpoint import CheckpointStore
-    from cluster.executor import RobustExecutor, RobustJob
+    from cluster.executor import RobustExecutor
+    from cluster.job import RobustJob
     from cluster.ledger import Ledger
     from cluster.member import Member
     from cluster.memory import Accumulator
@@ -25,7 +26,7 @@ _HOMES = {
     "Ledger": "ledger",
     "Member": "member",
     "RobustExecutor": "executor",
-    "RobustJob": "executor",
+    "RobustJob": "job",
 }
 
 __all__ = [

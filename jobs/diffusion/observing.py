@@ -41,12 +41,6 @@ class Scene:
         offset = self.space // 2
         return x[..., :: self.time, :, offset :: self.space, offset :: self.space]
 
-    def observed_field(self) -> Tensor:
-        """The observations in place, NaN where nothing was seen, in the shape of the truth."""
-        field = torch.full_like(self.truth, torch.nan)
-        self.observe(field).copy_(self.observed)
-        return field
-
 
 def scene(config: DiffusionConfig, run: Path) -> Scene:
     """The first held-out test trajectory and its observations, the same for every member."""

@@ -8,7 +8,8 @@ import pytest
 from support.small_work import equal, train, train_with_faults, without_sizes
 
 from cluster import Budgets, Cause, RobustExecutor, RobustJob
-from cluster.executor import Backend, MemberFailedError, results
+from cluster.executor import Backend
+from cluster.job import MemberFailedError, results
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
