@@ -36,3 +36,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) build *.egg-info
+
+# The pictures of the README: those of the main job's report.
+pictures: $(VENV)/.installed
+	rm -rf build/pictures
+	$(BIN)/yaoki run diffusion --runs build/pictures
+	mkdir -p docs/pictures
+	cp build/pictures/*/report/*.png docs/pictures/
