@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class PlainBlock(nn.Module):
         self.residue = nn.Sequential(PlainNorm(), plain_conv(c, c), nn.SiLU(), plain_conv(c, c))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + self.residue(x + self.project(y))
+        return cast(Tensor, x + self.residue(x + self.project(y)))
 
 
 class PlainNetwork(nn.Module):
@@ -98,18 +98,20 @@ class PlainNetwork(nn.Module):
         skips = []
         for head, blocks in zip(self.heads, self.descent, strict=True):
             x = head(x)
-            for block in blocks:
+            for block in cast(nn.ModuleList, blocks):
                 x = block(x, y)
             skips.append(x)
         skips.pop()
         for blocks, tail in zip(self.ascent, self.tails, strict=True):
-            for block in blocks:
+            for block in cast(nn.ModuleList, blocks):
                 x = block(x, y)
             x = tail(x) + skips.pop() if skips else tail(x)
         return x
 
 
 class PlainScore(nn.Module):
+    forcing: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.embedding = TimeEmbedding(EMBEDDING)
@@ -118,7 +120,7 @@ class PlainScore(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         forcing = self.forcing.expand(len(x), 1, SIZE, SIZE)
-        return self.network(torch.cat((x, forcing), dim=1), self.embedding(t))
+        return cast(Tensor, self.network(torch.cat((x, forcing), dim=1), self.embedding(t)))
 
 
 def measure(network: str, batch: int, steps: int, threads: int) -> Measurement:
@@ -140,7 +142,7 @@ def measure(network: str, batch: int, steps: int, threads: int) -> Measurement:
         start, burnt = time.perf_counter(), time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=network == "bf16"):
             loss = denoising_loss(model, VPSDE(), x, t, noise).mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         wall.append(time.perf_counter() - start)

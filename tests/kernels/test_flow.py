@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -134,6 +135,6 @@ def test_space_correlation_equals_the_explicit_sum() -> None:
         (lambda: time_correlation(torch.zeros(4, 2, 4, 4), [-1]), "found -1"),
     ],
 )
-def test_bad_input_is_named(call, message: str) -> None:
+def test_bad_input_is_named(call: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

@@ -7,12 +7,12 @@ from torch import Tensor
 from kernels.guidance import GaussianLikelihood, GuidedScore, NormalizedLikelihood
 from kernels.samplers import sample
 from kernels.score import MCScoreNet, kolmogorov_score
-from kernels.sde import VPSDE, per_sample
+from kernels.sde import VPSDE, Network, per_sample
 
 SDE = VPSDE()
 
 
-def _prior(variance: float):
+def _prior(variance: float) -> Network:
     """Exact noise estimate of N(0, variance)."""
 
     def network(x: Tensor, t: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def _prior(variance: float):
 
 
 @pytest.mark.parametrize("time", [0.05, 0.4, 0.8])
-def test_guided_score_equals_the_exact_posterior_of_a_gaussian(time) -> None:
+def test_guided_score_equals_the_exact_posterior_of_a_gaussian(time: float) -> None:
     variance, std = 2.0, 0.3
     t = torch.full((4,), time, dtype=torch.float64)
     mu, sigma = SDE.mu(t[0]), SDE.sigma(t[0])
@@ -74,21 +74,22 @@ def _network() -> MCScoreNet:
 
 
 def _likelihood(kind: str, y: Tensor) -> GaussianLikelihood | NormalizedLikelihood:
-    return {
+    made: dict[str, GaussianLikelihood | NormalizedLikelihood] = {
         "network": GaussianLikelihood(_observe, y, 0.1),
         "detached": GaussianLikelihood(_observe, y, 0.1, detach=True),
         "normalized": NormalizedLikelihood(_observe, y),
-    }[kind]
+    }
+    return made[kind]
 
 
 @pytest.mark.parametrize("kind", ["network", "detached", "normalized"])
-def test_guided_samples_do_not_change_with_the_batch_around_them(kind) -> None:
+def test_guided_samples_do_not_change_with_the_batch_around_them(kind: str) -> None:
     """To the last bit: chunks of windows never straddle trajectories, so every convolution has
     the same shape whatever the batch (the backends round differently from shape to shape), and
     everything else is elementwise or reduced within one trajectory."""
     score = _network()
     y = torch.randn(3, 3, 2, 4, 4)
-    shape, seeds = (5, 2, 8, 8), (11, 12, 13)
+    shape, seeds = (5, 2, 8, 8), [11, 12, 13]
 
     def draw(rows: slice) -> Tensor:
         guided = GuidedScore(score, _likelihood(kind, y[rows]), SDE)

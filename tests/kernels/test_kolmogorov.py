@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -128,7 +129,7 @@ def test_forcing_alone_accelerates_linearly() -> None:
 def test_one_wave_decays_exactly() -> None:
     solver = KolmogorovSolver(grid=16, reynolds=10.0, drag=0.3, forcing_amplitude=0.0, dt=0.5)
     state = solver.zeros(1)
-    state[0, 2, 3] = 1.5 - 0.5j
+    state[0, 2, 3] = torch.tensor(1.5 - 0.5j)
     expected = state * math.exp(-(13 / 10 + 0.3) * 2.0)
     torch.testing.assert_close(solver.advance(state, 2.0), expected)
 
@@ -231,7 +232,7 @@ def test_statistics_match_the_published_trajectories() -> None:
         ({"dtype": torch.float16}, "torch.float16"),
     ],
 )
-def test_bad_parameters_are_named(change: dict, message: str) -> None:
+def test_bad_parameters_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KolmogorovSolver(**change)
 

@@ -1,5 +1,7 @@
 """The sampler against an exact Gaussian, resumption, and independence of the batch."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,11 +24,12 @@ def _exact(x: Tensor, t: Tensor) -> Tensor:
     mean, covariance = _chain()
     mu, sigma = SDE.mu(t[0]), SDE.sigma(t[0])
     total = mu**2 * covariance + sigma**2 * torch.eye(LENGTH, dtype=torch.float64)
-    return sigma * torch.linalg.solve(total, (x - mu * mean).T).T
+    whitened: Tensor = torch.linalg.solve(total, (x - mu * mean).T)
+    return sigma * whitened.T
 
 
 @pytest.mark.parametrize("corrections", [0, 1])
-def test_exact_scores_give_the_process(corrections) -> None:
+def test_exact_scores_give_the_process(corrections: int) -> None:
     n = 2500
     sampler = PredictorCorrector(
         _exact, SDE, (LENGTH,), range(n), 64, corrections, 0.02, dtype=torch.float64
@@ -66,7 +69,7 @@ def test_a_trajectory_is_its_seed_whatever_the_batch() -> None:
 
 
 @pytest.mark.parametrize("stop", [0, 3, 8])
-def test_resumed_sampling_is_bit_identical(stop, tmp_path) -> None:
+def test_resumed_sampling_is_bit_identical(stop: int, tmp_path: Path) -> None:
     def make() -> PredictorCorrector:
         return PredictorCorrector(_elementwise, SDE, (2, 9), (1, 2), 8, 2)
 

@@ -46,9 +46,9 @@ def test_the_published_network_to_the_last_parameter() -> None:
     assert found == _published_layout()
 
 
-def _small(**options) -> MCScoreNet:
+def _small() -> MCScoreNet:
     torch.manual_seed(0)
-    return kolmogorov_score(3, 2, 8, hidden_channels=(64, 64), hidden_blocks=(1, 1), **options)
+    return kolmogorov_score(3, 2, 8, hidden_channels=(64, 64), hidden_blocks=(1, 1))
 
 
 def test_published_weights_load_whole_or_not_at_all() -> None:
@@ -97,7 +97,7 @@ class _Windows(nn.Module):
     recompute=st.booleans(),
 )
 def test_folded_score_equals_a_loop_over_windows(
-    order, extra, batch, features, chunk, recompute
+    order: int, extra: int, batch: int, features: int, chunk: int | None, recompute: bool
 ) -> None:
     length = 2 * order + 1 + extra
     kernel = _Windows((2 * order + 1) * features)

@@ -1,5 +1,7 @@
 """The schedule's identities, and a loss that knows no batch."""
 
+from typing import Literal
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,12 +10,14 @@ from torch import Tensor
 
 from kernels.sde import VPSDE, denoising_loss
 
-SCHEDULES = ("cosine_squared", "cosine")
+Schedule = Literal["cosine_squared", "cosine"]
+
+SCHEDULES: tuple[Schedule, ...] = ("cosine_squared", "cosine")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @given(t=st.floats(0, 1), eta=st.floats(1e-4, 0.5))
-def test_variance_is_preserved(schedule, t: float, eta: float) -> None:
+def test_variance_is_preserved(schedule: Schedule, t: float, eta: float) -> None:
     sde = VPSDE(schedule, eta)
     time = torch.tensor(t, dtype=torch.float64)
     total = sde.mu(time) ** 2 + sde.sigma(time) ** 2
@@ -21,7 +25,7 @@ def test_variance_is_preserved(schedule, t: float, eta: float) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_ends(schedule) -> None:
+def test_ends(schedule: Schedule) -> None:
     sde = VPSDE(schedule)
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     torch.testing.assert_close(sde.mu(ends), torch.tensor([1.0, 1e-3], dtype=torch.float64))
@@ -70,7 +74,7 @@ def test_loss_of_each_sample_is_its_own() -> None:
 
 
 def test_a_network_that_knows_the_clean_state_loses_nothing() -> None:
-    x, noise = torch.randn(2, 4, 6, dtype=torch.float64)
+    x, noise = torch.randn(2, 4, 6, dtype=torch.float64).unbind()
     t = torch.rand(4, dtype=torch.float64)
     sde = VPSDE()
 

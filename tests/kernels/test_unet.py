@@ -54,9 +54,11 @@ def _network(channels: tuple[int, ...], blocks: tuple[int, ...]) -> UNet:
 @pytest.mark.parametrize(
     ("channels", "blocks"), [((4,), (2,)), ((6, 8), (1, 2)), ((64, 72, 8), (1, 1, 1))]
 )
-def test_outputs_and_gradients_equal_the_plain_network(channels, blocks) -> None:
+def test_outputs_and_gradients_equal_the_plain_network(
+    channels: tuple[int, ...], blocks: tuple[int, ...]
+) -> None:
     network = _network(channels, blocks)
-    state = dict(network.named_parameters())
+    state: State = dict(network.named_parameters())
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64, requires_grad=True)
     y = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
     ours, plain = network(x, y), _reference(x, y, state, blocks)
@@ -69,7 +71,7 @@ def test_outputs_and_gradients_equal_the_plain_network(channels, blocks) -> None
 
 
 @pytest.mark.parametrize("shift", [(2, 0), (0, 2), (6, 10)])
-def test_periodic_shifts_commute(shift) -> None:
+def test_periodic_shifts_commute(shift: tuple[int, int]) -> None:
     network = _network((64, 64), (1, 1))
     x = torch.randn(1, 3, 16, 16, dtype=torch.float64)
     y = torch.randn(1, 5, dtype=torch.float64)

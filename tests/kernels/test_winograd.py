@@ -33,7 +33,9 @@ def _case(
     h=st.sampled_from((4, 8, 12, 20)),
     w=st.sampled_from((4, 8, 16)),
 )
-def test_values_and_gradients_equal_direct_convolution(b, c, d, h, w) -> None:
+def test_values_and_gradients_equal_direct_convolution(
+    b: int, c: int, d: int, h: int, w: int
+) -> None:
     inputs = _case(b, c, d, h, w)
     ours, plain = winograd_conv2d(*inputs), _reference(*inputs)
     torch.testing.assert_close(ours, plain, rtol=1e-11, atol=1e-11)
@@ -73,13 +75,14 @@ def test_only_wanted_gradients_are_made() -> None:
 
 @pytest.mark.parametrize("channels", [3, 64])
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (3, 1), (3, 2), (5, 1)])
-def test_module_equals_circular_convolution(channels, size, stride) -> None:
+def test_module_equals_circular_convolution(channels: int, size: int, stride: int) -> None:
     layer = CircularConv2d(channels, channels, size, stride).double()
     x = torch.randn(2, channels, 8, 12, dtype=torch.float64, requires_grad=True)
     halo = (size // 2,) * 4
     padded = functional.pad(x, halo, mode="circular") if size > 1 else x
     plain = functional.conv2d(padded, layer.weight, layer.bias, stride)
     torch.testing.assert_close(layer(x), plain)
+    assert layer.bias is not None
     inputs = (x, layer.weight, layer.bias)
     cotangent = torch.randn_like(plain)
     torch.testing.assert_close(
