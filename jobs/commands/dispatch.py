@@ -21,7 +21,7 @@ continued with the same command"""
 
 def dispatch(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; an expected error is one message, no traceback."""
-    namespace = parser().parse_args(arguments)
+    namespace = _parse(arguments)
     try:
         code: int = namespace.handler(namespace)
         sys.stdout.flush()
@@ -40,6 +40,19 @@ def dispatch(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", INTERRUPTED)
     return code
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    # argparse takes all positional arguments of a subcommand in one place. Overrides may stand
+    # anywhere, behind options too: those are what it leaves over.
+    top = parser()
+    namespace, rest = top.parse_known_args(arguments)
+    strange = [text for text in rest if text.startswith("-") or "=" not in text]
+    if strange or (rest and not hasattr(namespace, "overrides")):
+        top.error(f"unrecognized arguments: {' '.join(strange or rest)}")
+    if rest:
+        namespace.overrides = [*namespace.overrides, *rest]
+    return namespace
 
 
 def parser() -> argparse.ArgumentParser:

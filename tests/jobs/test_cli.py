@@ -86,6 +86,16 @@ def test_plan_can_take_one_step_of_the_first_member(tmp_path: Path) -> None:
     assert smoke["seconds"] > 0
 
 
+def test_overrides_may_stand_anywhere(tmp_path: Path) -> None:
+    orders = [
+        ["diffusion", "seed=1", "members=4", "--preset", "smoke", "--json"],
+        ["diffusion", "--preset", "smoke", "seed=1", "--json", "members=4"],
+    ]
+    first, second = (yaoki("plan", *order, cwd=tmp_path).record for order in orders)
+    assert first == second
+    assert (first["config"]["seed"], first["config"]["members"]) == (1, 4)
+
+
 def test_plan_tells_how_stages_wait(tmp_path: Path) -> None:
     out = yaoki("plan", *SMOKE, cwd=tmp_path).out
     assert "  all of simulate\n" in out
@@ -190,6 +200,9 @@ def test_cancel_asks_a_running_member_to_leave(tmp_path: Path) -> None:
         (["plan", "diffusion", "training.epochs=many"], 2, "expected an integer, found 'many'"),
         (["plan", "diffusion", "resources.train.time=00:99:00"], 2, "impossible walltime"),
         (["run", "diffusion", "resources.train.time=00:00"], 2, "walltime"),
+        (["plan", "diffusion", "--json", "traning.epochs=1"], 2, "did you mean 'training'?"),
+        (["plan", "diffusion", "--preset", "smoke", "more"], 2, "unrecognized arguments: more"),
+        (["status", "--json", "a=b", "c=d"], 2, "unrecognized arguments: c=d"),
         (["plan", "difusion"], 2, "invalid choice: 'difusion'"),
         (["run", "diffusion", "--workers", "0"], 2, "expected a number of at least 1"),
         (["status"], 2, "found none"),

@@ -24,8 +24,8 @@ def _exact(x: Tensor, t: Tensor) -> Tensor:
     mean, covariance = _chain()
     mu, sigma = SDE.mu(t[0]), SDE.sigma(t[0])
     total = mu**2 * covariance + sigma**2 * torch.eye(LENGTH, dtype=torch.float64)
-    whitened: Tensor = torch.linalg.solve(total, (x - mu * mean).T)
-    return sigma * whitened.T
+    solution: Tensor = torch.linalg.solve(total, (x - mu * mean).T)
+    return sigma * solution.T
 
 
 @pytest.mark.parametrize("corrections", [0, 1])

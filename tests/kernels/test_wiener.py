@@ -30,8 +30,8 @@ def _dense(mean: Tensor, spectrum: Tensor, x: Tensor, time: float) -> Tensor:
     covariance = torch.fft.irfft2(colored, s=(NY, NX)).flatten(1).T
     total = mu**2 * covariance + sigma**2 * torch.eye(len(covariance), dtype=torch.float64)
     centered = (x - mu * mean).flatten(1)
-    whitened: Tensor = torch.linalg.solve(total, centered.T)
-    return sigma * whitened.T.reshape(x.shape)
+    solution: Tensor = torch.linalg.solve(total, centered.T)
+    return sigma * solution.T.reshape(x.shape)
 
 
 def _denoiser(mean: Tensor, spectrum: Tensor) -> WienerDenoiser:
