@@ -125,7 +125,7 @@ class Accumulator:
             edges = range(start, stop, self.grain)
             shares = [loss(slice(edge, min(edge + self.grain, stop))) for edge in edges]
             for share in shares:
-                share.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
+                torch.autograd.backward(share)
                 yield share.item()
             del shares
 
