@@ -40,11 +40,13 @@ class Dealer:
 
     Args:
         run: The run directory.
+        twin: An undisturbed run, which tells how long a member of each stage takes.
         faults: Signals for each member.
     """
 
-    def __init__(self, run: Path, faults: int) -> None:
+    def __init__(self, run: Path, twin: Path, faults: int) -> None:
         self.run, self.faults = run, faults
+        self._seconds = {stage.name: _seconds(stage) for stage in load_stages(twin)}
         self.dealt: dict[str, list[str]] = {}
         self._due: dict[str, tuple[int, float]] = {}
         self._over = threading.Event()
@@ -73,7 +75,7 @@ class Dealer:
             last = attempts[-1]
             number, moment = self._due.get(member.name, (0, 0.0))
             if number != last.number:
-                moment = last.started + random.uniform(0.0, 6.0)
+                moment = last.started + random.uniform(0.0, 0.7 * self._seconds[stage.name])
                 self._due[member.name] = (last.number, moment)
             if time.time() >= moment and len(dealt) < last.number:
                 chosen = random.choice(SIGNALS)
@@ -81,11 +83,18 @@ class Dealer:
                 os.kill(int(last.where["pid"]), chosen)
 
 
+def _seconds(stage: Stage) -> float:
+    """How long the first member of a stage took."""
+    (attempt,) = stage.member(0).ledger.attempts()
+    assert attempt.ended is not None
+    return attempt.ended - attempt.started
+
+
 def test_signals_at_random_moments_change_nothing(twin: Path, tmp_path: Path) -> None:
     plan = diffusion_plan(tmp_path, *OVERRIDES)
     launcher = Launcher(plan, "local")
     launcher.lay_out()
-    with Dealer(plan.directory, faults=2) as dealer:
+    with Dealer(plan.directory, twin, faults=2) as dealer:
         launcher.run()
     assert sum(map(len, dealer.dealt.values())) >= 4, "too few faults to tell"
     assert differences(plan.directory, twin) == [], f"dealt: {dealer.dealt}"
