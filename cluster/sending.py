@@ -30,13 +30,13 @@ class Parcel:
         script: The script.
         mark: What its comment ends with.
         job_id: The id of its array, once that is known.
-        tried: Whether sbatch has been called, so that Slurm may have it.
+        tries: How often sbatch was to be called, so that Slurm may have it.
     """
 
     script: Script
     mark: str = field(default_factory=lambda: f"yaoki:{uuid.uuid4().hex}")
     job_id: str | None = None
-    tried: bool = False
+    tries: int = 0
 
     def send(self, patience: Patience) -> str:
         """Submit the script, and return the id of its array.
@@ -45,22 +45,12 @@ class Parcel:
             SlurmBusyError: Slurm did not come to an answer in all that time.
             SlurmError: sbatch refused it.
         """
-        tries = 0
-
-        def send_or_find() -> str:
-            nonlocal tries
-            tries += 1
-            found = slurm.commented(self.mark) if self.tried else []
-            self.tried = True
-            comment = f"{self.script.comment} {self.mark}".strip()
-            return found[0] if found else slurm.submit(self.script.path, comment)
-
-        self.job_id = patience.persist(send_or_find)
-        if tries > 1:
+        self.job_id = job_id = patience.persist(self._send_or_find)
+        if self.tries > 1:
             # A call that was given up may have been carried out after the one that succeeded.
-            found = patience.persist(lambda: slurm.commented(self.mark))
-            slurm.cancel([job for job in found if job != self.job_id])
-        return self.job_id
+            doubled = [job for job in self.jobs(patience) if job != job_id]
+            patience.persist(lambda: slurm.cancel(doubled))
+        return job_id
 
     def jobs(self, patience: Patience) -> list[str]:
         """Ids of whatever has come of the script so far.
@@ -68,9 +58,17 @@ class Parcel:
         Raises:
             SlurmError: Slurm did not answer.
         """
-        if self.job_id is not None or not self.tried:
-            return [self.job_id] if self.job_id else []
-        return patience.persist(lambda: slurm.commented(self.mark))
+        known = [self.job_id] if self.job_id is not None else []
+        if self.tries == len(known):
+            return known
+        found = patience.persist(lambda: slurm.commented(self.mark))
+        return list(dict.fromkeys([*known, *found]))
+
+    def _send_or_find(self) -> str:
+        found = slurm.commented(self.mark) if self.tries else []
+        self.tries += 1
+        comment = f"{self.script.comment} {self.mark}".strip()
+        return found[0] if found else slurm.submit(self.script.path, comment)
 
 
 @dataclass
@@ -131,8 +129,8 @@ class Sender:
     def _take_back(self, parcels: Sequence[Parcel], error: BaseException) -> None:
         """Leave nothing behind of what was sent, or say what could not be taken back."""
         refused = isinstance(error, SlurmError) and not isinstance(error, SlurmBusyError)
-        # What was refused need not be looked for.
-        reached = [p for p in parcels if p.job_id is not None or not refused]
+        # What was refused at once need not be looked for.
+        reached = [p for p in parcels if p.job_id or p.tries > 1 or not refused]
         try:
             jobs = [job for parcel in reached for job in parcel.jobs(self.patience)]
             self.patience.persist(lambda: slurm.cancel(jobs))

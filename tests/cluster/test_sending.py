@@ -87,7 +87,9 @@ def test_what_arrives_late_is_not_run_twice(fake: FakeSlurm, tmp_path: Path) -> 
     assert doubled["id"] == "100"
 
 
-@pytest.mark.parametrize("faults", [["", "", "refused"], ["", "lost", "refused"], ["refused"]])
+@pytest.mark.parametrize(
+    "faults", [["", "", "refused"], ["", "lost", "refused"], ["refused"], ["", "late", "refused"]]
+)
 def test_a_refusal_leaves_nothing_behind(
     fake: FakeSlurm, tmp_path: Path, faults: list[str]
 ) -> None:
@@ -131,6 +133,14 @@ def test_an_answer_lost_at_the_last_try_is_taken_back(fake: FakeSlurm, tmp_path:
     with pytest.raises(slurm.SlurmBusyError, match="Socket timed out"):
         _send_ten(tmp_path / "run")
     assert [job["state"] for job in fake.jobs()] == ["CANCELLED", "CANCELLED"]
+
+
+def test_an_interrupt_takes_back_what_was_sent(fake: FakeSlurm, tmp_path: Path) -> None:
+    fake.set(faults=["", "interrupted"])
+    with pytest.raises(KeyboardInterrupt):
+        _send_ten(tmp_path / "run")
+    assert [job["state"] for job in fake.jobs()] == ["CANCELLED", "CANCELLED"]
+    assert _tree(tmp_path / "run") == []
 
 
 def test_what_cannot_be_taken_back_is_named(fake: FakeSlurm, tmp_path: Path) -> None:

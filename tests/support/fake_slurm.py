@@ -21,6 +21,7 @@ FAULTS = {
     "full": ("Batch job submission failed: Resource temporarily unavailable", False),
     "lost": ("Batch job submission failed: Socket timed out on send/recv operation", True),
     "killed": ("", True),
+    "interrupted": ("", True),
     "late": ("Batch job submission failed: Zero Bytes were transmitted or received", False),
     "refused": ("Batch job submission failed: Invalid partition name specified", False),
 }
@@ -98,6 +99,9 @@ def _waiting(state: _State) -> int:
 
 def _sbatch(state: _State, arguments: list[str]) -> int:
     fault = state["faults"].pop(0) if state["faults"] else None
+    for earlier in state["jobs"]:
+        # What arrives late does so just before the call that follows it.
+        earlier["state"] = "PENDING" if earlier["state"] == "LATE" else earlier["state"]
     said, accepted = FAULTS.get(fault, ("", True))
     text = Path(arguments[-1]).read_text()
     given = _options(text)
@@ -118,12 +122,11 @@ def _sbatch(state: _State, arguments: list[str]) -> int:
         "text": text,
     }
     if accepted or fault == "late":
-        # What arrives late is in the queue from the next accepted submission on.
-        for earlier in state["jobs"] if accepted else []:
-            earlier["state"] = "PENDING" if earlier["state"] == "LATE" else earlier["state"]
         state["jobs"].append(job)
-    if fault == "killed":
+    if fault in ("killed", "interrupted"):
         state.__exit__()
+        if fault == "interrupted":  # Ctrl-C while sbatch has not answered yet
+            os.kill(os.getppid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGKILL)
     if said:
         print("sbatch: error: Slurm temporarily unable to accept job, sleeping", file=sys.stderr)
