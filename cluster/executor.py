@@ -2,26 +2,25 @@
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster import signals, slurm
+from cluster import limits, signals, slurm
 from cluster.calls import Call
 from cluster.cause import Budgets
-from cluster.files import write_atomic
 from cluster.job import RobustJob
+from cluster.limits import Limits
 from cluster.local import LocalPool
-from cluster.member import Member
+from cluster.patience import PATIENCE
+from cluster.sending import Sender
 from cluster.stage import RunError, Stage
 from cluster.submission import Script, ScriptWriter
 
 Backend = Literal["auto", "slurm", "local", "inline"]
-
-#: What MaxArraySize is unless a cluster says otherwise; used for a plan made without Slurm.
-DEFAULT_MAX_ARRAY_SIZE = 1001
 
 
 class RobustExecutor:
@@ -41,6 +40,8 @@ class RobustExecutor:
         checkpoint_seconds: The time between saves.
         keep: Checkpoints to keep.
         workers: Members at once on the local backend; by default as many as the cores hold.
+        wait_for_room: Where Slurm takes fewer members at once (MaxSubmitJobs), stay and send
+            the rest as room comes, instead of refusing.
     """
 
     def __init__(
@@ -54,10 +55,12 @@ class RobustExecutor:
         checkpoint_seconds: float = 60.0,
         keep: int = 2,
         workers: int | None = None,
+        wait_for_room: bool = False,
     ) -> None:
         run = Path(folder).absolute()
         self.backend = _resolve(backend)
         self.workers = workers
+        self.wait_for_room = wait_for_room
         self._scripts = ScriptWriter(run)
         rules = Stage(
             run,
@@ -124,9 +127,12 @@ class RobustExecutor:
         return [RobustJob(self.stage, index, self._is_idle) for index in indices]
 
     def scripts(self, indices: Sequence[int], tag: str = "") -> list[Script]:
-        """The batch scripts that :meth:`send` would submit for these members, byte for byte."""
-        chunk = slurm.max_array_size() if self.backend == "slurm" else DEFAULT_MAX_ARRAY_SIZE
-        return self._scripts.scripts(self.stage, indices, chunk, tag)
+        """The batch scripts that :meth:`send` would submit for these members, byte for byte.
+
+        Raises:
+            SlurmError: Slurm did not answer what it takes.
+        """
+        return self._render(indices, tag, self._limits())
 
     def send(self, indices: Sequence[int], tag: str = "") -> list[str]:
         """Start members that are laid out, for the first time or again.
@@ -135,10 +141,13 @@ class RobustExecutor:
             The ids of the arrays on Slurm; empty on the other backends.
 
         Raises:
+            SubmitLimitError: Slurm does not take so many at once; nothing was sent.
             SlurmError: sbatch refused a script; what it had taken before is cancelled.
         """
         if self.backend == "slurm":
-            return self._send_to_slurm(indices, tag)
+            found = PATIENCE.persist(self._limits)
+            sender = Sender(self.stage, found, self.wait_for_room, PATIENCE)
+            return sender.send(self._render(indices, tag, found))
         for index in indices:
             self.stage.member(index).ledger.queued()
         if self.backend == "local":
@@ -152,27 +161,44 @@ class RobustExecutor:
         if self._pool is not None:
             self._pool.wait(watch)
 
+    def _limits(self) -> Limits:
+        if self.backend != "slurm":
+            return Limits()
+        return limits.ask(**self._scripts.placement())
+
+    def _render(self, indices: Sequence[int], tag: str, found: Limits) -> list[Script]:
+        return self._scripts.scripts(self.stage, indices, found.chunk(len(indices)), tag)
+
     def _is_idle(self) -> bool:
         return self._pool is not None and not self._pool.busy()
 
     def _submit_calls(self, calls: Sequence[Call]) -> list[RobustJob]:
+        before = self.stage
         jobs = self.lay_out(calls)
         indices = [job.member.index for job in jobs]
-        self.send(indices, tag=f"-from-{indices[0]}" if indices and indices[0] else "")
+        try:
+            self.send(indices, tag=f"-from-{indices[0]}" if indices and indices[0] else "")
+        except BaseException:
+            if self.backend == "slurm":
+                self._take_back(before)
+            raise
         return jobs
 
-    def _send_to_slurm(self, indices: Sequence[int], tag: str) -> list[str]:
-        sent: list[str] = []
-        for script in self.scripts(indices, tag):
-            members = [self.stage.member(index) for index in script.indices]
-            try:
-                sent.append(_submit(script, members))
-            except slurm.SlurmError:
-                slurm.cancel(sent)
-                raise
-            for member in members:
-                member.ledger.sent(f"{sent[-1]}_{member.index - script.offset}")
-        return sent
+    def _take_back(self, before: Stage) -> None:
+        """Forget the members laid out since a moment, unless one of them has started."""
+        laid_out, self.stage = self.stage, before
+        added = [laid_out.member(index) for index in range(before.members, laid_out.members)]
+        if any(member.ledger.attempt_count() for member in added):
+            self.stage = laid_out
+            return
+        # The rules first: a member that Slurm starts all the same finds that there is none such.
+        if before.members:
+            before.save()
+        else:
+            (before.directory / "stage.json").unlink(missing_ok=True)
+        folders = [m.directory for m in added] if before.members else [before.directory]
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _start_pool(self, indices: Sequence[int]) -> None:
         if self._pool is None:
@@ -187,19 +213,6 @@ class RobustExecutor:
             status = UNFINISHED
             while status == UNFINISHED:
                 status = execute(self.stage, index, signals.StopFlag(os.getpid()), redirect=False)
-
-
-def _submit(script: Script, members: Sequence[Member]) -> str:
-    script.path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(script.path, script.text.encode())
-    for member in members:
-        member.ledger.queued()
-    try:
-        return slurm.submit(script.path)
-    except slurm.SlurmError:
-        for member in members:
-            member.ledger.withdrawn()
-        raise
 
 
 def _resolve(backend: Backend) -> Backend:

@@ -16,6 +16,25 @@ class SlurmError(Exception):
     """A command of Slurm's is missing, refused what it was asked, or did not answer."""
 
 
+class SlurmBusyError(SlurmError):
+    """Slurm could not answer just now, and may if it is asked again.
+
+    What it was asked to do may have been done all the same.
+    """
+
+
+#: What Slurm says where the fault is the moment's and not the job's.
+_BUSY = re.compile(
+    "socket timed out|unable to contact slurm controller|controller not responding"
+    "|temporarily unable to accept job|resource temporarily unavailable"
+    "|zero bytes were transmitted|connection (refused|reset|timed out|failure)"
+    "|communication (connection|shutdown|socket|send|receive)"
+    "|message (send|receive) failure|transport endpoint is not connected"
+    "|backup controller|in standby mode|temporary failure in name resolution",
+    re.IGNORECASE,
+)
+
+
 def available() -> bool:
     """Whether jobs can be submitted from this machine."""
     return shutil.which("sbatch") is not None and _answers()
@@ -25,7 +44,8 @@ def run(command: Sequence[str], timeout: float = 60.0) -> str:
     """Run a command of Slurm's and return what it printed.
 
     Raises:
-        SlurmError: It is not installed, failed, or did not answer in time.
+        SlurmBusyError: It did not answer in time, was killed, or said that Slurm is busy.
+        SlurmError: It is not installed, or was refused.
     """
     return _ask(command, timeout).stdout
 
@@ -47,20 +67,62 @@ def _ask(command: Sequence[str], timeout: float = 60.0) -> subprocess.CompletedP
             "Use a login node, '--backend local', or 'yaoki slurmbox up'."
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"'{command[0]}' did not answer within {timeout:.0f} s") from error
+        raise SlurmBusyError(f"'{command[0]}' did not answer within {timeout:.0f} s") from error
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()
-        raise SlurmError(f"'{' '.join(command)}' exited {done.returncode}: {said}")
+        kind = SlurmBusyError if _was_busy(done.returncode, said) else SlurmError
+        raise kind(f"'{' '.join(command)}' exited {done.returncode}: {said}")
     return done
 
 
-def submit(script: Path) -> str:
+def _was_busy(status: int, said: str) -> bool:
+    # The last line is the verdict: before it, sbatch notes each time that it tried again itself.
+    return status < 0 or bool(_BUSY.search(said.rpartition("\n")[2]))
+
+
+def submit(script: Path, comment: str = "") -> str:
     """Submit a batch script and return the job id.
 
+    Args:
+        script: The script.
+        comment: A text that Slurm keeps with the job.
+
     Raises:
+        SlurmBusyError: sbatch did not come to an answer; it may have been accepted, or not.
         SlurmError: sbatch refused it.
     """
-    return run(["sbatch", "--parsable", str(script)]).strip().split(";")[0]
+    options = [f"--comment={comment}"] if comment else []
+    said = run(["sbatch", "--parsable", *options, str(script)]).strip()
+    job_id = said.rpartition("\n")[2].split(";")[0]
+    if not job_id.isdigit():
+        raise SlurmBusyError(f"'sbatch --parsable {script}': expected a job id, found '{said}'")
+    return job_id
+
+
+def commented(mark: str) -> list[str]:
+    """Ids of this user's jobs whose comment ends with a mark, an array by its one id.
+
+    Those that Slurm has forgotten are looked for in its accounting, if it has one.
+
+    Raises:
+        SlurmError: Slurm did not answer.
+    """
+    # %F and not %A: elements of an array get ids of their own when they start.
+    command = ["squeue", "--me", "--noheader", "--states=all", "--format=%F|%k"]
+    rows = [line.strip().partition("|") for line in run(command).splitlines()]
+    found = [job for job, _, comment in rows if comment.endswith(mark)]
+    return list(dict.fromkeys(found or _commented_before(mark)))
+
+
+def _commented_before(mark: str) -> list[str]:
+    # Accounting keeps comments only where it is told to, but always how sbatch was called.
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--starttime=now-1days"]
+    try:
+        text = run([*command, "--format=JobID,SubmitLine"], timeout=20)
+    except SlurmError:
+        return []
+    rows = [line.partition("|") for line in text.splitlines()]
+    return [job.split("_")[0] for job, _, called in rows if mark in called]
 
 
 def test_only(script: Path) -> str:
@@ -72,10 +134,14 @@ def test_only(script: Path) -> str:
     return _ask(["sbatch", "--test-only", str(script)]).stderr.strip()
 
 
-def max_array_size() -> int:
-    """One more than the largest array index that this cluster takes."""
-    match = re.search(r"MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"]))
-    return int(match[1]) if match else 1001
+def configuration() -> dict[str, str]:
+    """Settings of this cluster, by name as in slurm.conf.
+
+    Raises:
+        SlurmError: Slurm did not answer.
+    """
+    lines = (line.partition("=") for line in run(["scontrol", "show", "config"]).splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}
 
 
 def job_facts(job_id: str) -> JobFacts | None:

@@ -1,9 +1,11 @@
 """Batch scripts: submitit renders them, and this module adds what makes them survive."""
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,29 @@ class Script:
         text: Its text, byte for byte what sbatch reads.
         indices: The members it carries, by global index.
         offset: What is added to an array index to get the global one.
+        comment: The user's own comment on the job.
+        follows: The script whose array has to end before this one starts, if any. Until that has
+            an id, :func:`id_of` stands for it in the text.
     """
 
     path: Path
     text: str
     indices: Sequence[int]
     offset: int
+    comment: str = ""
+    follows: Path | None = None
+
+    def behind(self, job_id: str) -> "Script":
+        """The script with the id of the array that it follows."""
+        if self.follows is None:
+            return self
+        text = self.text.replace(f"{id_of(self.follows)}\n", f"{job_id}\n")
+        return replace(self, text=text)
+
+
+def id_of(script: Path) -> str:
+    """What stands in a script for the id of an array that has not been sent yet."""
+    return f"id-of-{script.stem}"
 
 
 class ScriptWriter:
@@ -53,6 +72,18 @@ class ScriptWriter:
         slurms = {n.removeprefix("slurm_"): v for n, v in parameters.items() if n not in own}
         self._renderer.update_parameters(**self._renderer._convert_parameters(own), **slurms)
 
+    def placement(self) -> dict[str, str | None]:
+        """The account, QOS and partition that sbatch will take for the jobs, where given.
+
+        Its variables go before what a script says.
+        """
+        extra = self._renderer.parameters.get("additional_parameters") or {}
+        given = {**self._renderer.parameters, **extra}
+        return {
+            name: os.environ.get(f"SBATCH_{name.upper()}") or given.get(name)
+            for name in ("account", "qos", "partition")
+        }
+
     def scripts(
         self, stage: Stage, indices: Sequence[int], chunk: int, tag: str = ""
     ) -> list[Script]:
@@ -60,31 +91,49 @@ class ScriptWriter:
 
         Slurm's MaxArraySize caps the *index* of an array element. So each script starts at an
         offset, its elements count from 0, and the worker adds the two.
+
+        The parallelism that is asked for is shared out to the arrays. Where it is less than their
+        number, each array waits for the end of another, so that as many as may run do.
         """
+        parts = [list(part) for _, part in groupby(sorted(indices), lambda index: index // chunk)]
+        offsets = [part[0] // chunk * chunk for part in parts]
+        folder = stage.run / "scripts"
+        paths = [folder / f"{stage.name}{tag}-{offset:06d}.sh" for offset in offsets]
+        parallelism = self._renderer.parameters.get("array_parallelism") or len(indices)
+        shares = shared_out(parallelism, [len(part) for part in parts])
         scripts = []
-        for offset in range(0, max(indices, default=-1) + 1, chunk):
-            part = [index for index in indices if offset <= index < offset + chunk]
-            if part:
-                path = stage.run / "scripts" / f"{stage.name}{tag}-{offset:06d}.sh"
-                scripts.append(Script(path, self._render(stage, part, offset), part, offset))
+        for number, (path, part) in enumerate(zip(paths, parts, strict=True)):
+            before = paths[number - parallelism] if number >= parallelism else None
+            array = Array(part, offsets[number], shares[number], before)
+            text = self._render(stage, array)
+            scripts.append(Script(path, text, part, array.offset, self._comment(), before))
         return scripts
 
-    def _render(self, stage: Stage, indices: Sequence[int], offset: int) -> str:
+    def _comment(self) -> str:
+        own = self._renderer.parameters
+        extra = own.get("additional_parameters") or {}
+        return str(extra.get("comment") or own.get("comment") or "")
+
+    def _render(self, stage: Stage, array: "Array") -> str:
         parameters = self._renderer.parameters
         own = dict(parameters)
         extra = dict(own.get("additional_parameters") or {})
+        if array.follows is not None:
+            waits = [str(extra["dependency"])] if extra.get("dependency") else []
+            extra["dependency"] = ",".join([*waits, f"afterany:{id_of(array.follows)}"])
         # Slurm reads patterns in the whole path.
         logs = f"{str(stage.directory).replace('%', '%%')}/slurm-%A_%a.log"
+        throttled = own.get("array_parallelism")
         extra |= {
-            "array": _array(indices, offset, own.get("array_parallelism")),
+            "array": array.elements() + (f"%{array.share}" if throttled else ""),
             "requeue": True,
             "output": logs,
         }
-        setup = [*(own.get("setup") or []), *_guards(stage, offset)]
+        setup = [*(own.get("setup") or []), *_guards(stage, array.offset)]
         changed = {
             "additional_parameters": extra,
             "setup": setup,
-            "map_count": len(indices),
+            "map_count": len(array.indices),
             "signal_delay_s": stage.signal_delay,
             "stderr_to_stdout": True,
             "srun_args": [
@@ -94,7 +143,51 @@ class ScriptWriter:
             ],
         }
         with _changed(parameters, changed):
-            return self._renderer._make_submission_file_text(_worker(stage, offset), "")
+            return self._renderer._make_submission_file_text(_worker(stage, array.offset), "")
+
+
+@dataclass(frozen=True)
+class Array:
+    """Some members as one array of Slurm's.
+
+    Attributes:
+        indices: The members, by global index, ascending.
+        offset: The global index of element 0.
+        share: How many of them may run at once.
+        follows: The script whose array has to end first, if any.
+    """
+
+    indices: Sequence[int]
+    offset: int
+    share: int
+    follows: Path | None
+
+    def elements(self) -> str:
+        """Slurm's notation for the elements: ``0-3,7``."""
+        runs: list[list[int]] = []
+        for element in (index - self.offset for index in self.indices):
+            if runs and element == runs[-1][1] + 1:
+                runs[-1][1] = element
+            else:
+                runs.append([element, element])
+        return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def shared_out(parallelism: int, sizes: Sequence[int]) -> list[int]:
+    """Share a parallelism out to arrays: at least 1 to each, the rest in proportion to size.
+
+    The shares add up to the parallelism unless there are fewer members, or more arrays.
+    """
+    spare = max(0, min(parallelism, sum(sizes)) - len(sizes))
+    rest = sum(sizes) - len(sizes)
+    # Rounding the running total, not each share, keeps the sum exact.
+    shares, members, given = [], 0, 0
+    for size in sizes:
+        members += size - 1
+        total = spare * members // max(rest, 1)
+        shares.append(1 + total - given)
+        given = total
+    return shares
 
 
 class _Renderer(submitit.SlurmExecutor):
@@ -126,18 +219,6 @@ def _changed(parameters: dict[str, Any], changes: Mapping[str, Any]) -> Iterator
     finally:
         parameters.clear()
         parameters.update(before)
-
-
-def _array(indices: Sequence[int], offset: int, parallelism: int | None) -> str:
-    """Slurm's notation for some array elements: ``0-3,7%2``."""
-    runs: list[list[int]] = []
-    for element in sorted(index - offset for index in indices):
-        if runs and element == runs[-1][1] + 1:
-            runs[-1][1] = element
-        else:
-            runs.append([element, element])
-    text = ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
-    return f"{text}%{min(parallelism, len(indices))}" if parallelism else text
 
 
 def _guards(stage: Stage, offset: int) -> list[str]:

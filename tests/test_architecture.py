@@ -15,6 +15,7 @@ HEAVY = ("torch", "zarr", "wandb", "numcodecs", "h5py", "matplotlib", "scipy")
 LIGHT = (
     "cluster",
     "cluster.executor",
+    "cluster.sending",
     "cluster.slurm",
     "cluster.ledger",
     "cluster.stage",

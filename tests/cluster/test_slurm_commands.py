@@ -64,13 +64,46 @@ def test_a_script_is_checked_without_being_submitted(commands: Commands) -> None
         slurm.test_only(Path("a.sh"))
 
 
+def test_settings_of_the_cluster_are_read(commands: Commands) -> None:
+    commands.add(
+        "scontrol", "printf 'Configuration data\\nMaxArraySize   = 4001\\nLicenses = a=3\\n'"
+    )
+    settings = slurm.configuration()
+    assert (settings["MaxArraySize"], settings["Licenses"]) == ("4001", "a=3")
+    assert commands.calls() == ["scontrol show config"]
+
+
 @pytest.mark.parametrize(
-    ("said", "size"),
-    [("MaxArraySize            = 4001", 4001), ("MaxJobCount = 10000", 1001)],
+    ("body", "busy"),
+    [
+        (f"echo 'sbatch: error: Batch job submission failed: {said}' >&2; exit 1", busy)
+        for said, busy in [
+            ("Socket timed out on send/recv operation", True),
+            ("Unable to contact slurm controller (connect failure)", True),
+            ("Slurm temporarily unable to accept job", True),
+            ("Resource temporarily unavailable", True),
+            ("Zero Bytes were transmitted or received", True),
+            ("Slurm backup controller in standby mode", True),
+            ("Invalid partition name specified", False),
+            ("Invalid job array specification", False),
+            ("Job violates accounting/QOS policy (job submit limit)", False),
+            ("Requested node configuration is not available", False),
+            ("Access/permission denied", False),
+        ]
+    ]
+    + [
+        ("kill -9 $$", True),
+        # Neither refused nor accepted, as far as can be seen.
+        ("exit 0", True),
+        # sbatch tried again by itself, and was then refused.
+        ("echo 'Resource temporarily unavailable\nInvalid qos specification' >&2; exit 1", False),
+    ],
 )
-def test_the_size_of_arrays_is_asked(commands: Commands, said: str, size: int) -> None:
-    commands.add("scontrol", f"echo 'Configuration data\n{said}\nMaxArraySizeX = 3'")
-    assert slurm.max_array_size() == size
+def test_only_what_passes_is_asked_again(commands: Commands, body: str, busy: bool) -> None:
+    commands.add("sbatch", body)
+    with pytest.raises(slurm.SlurmError) as caught:
+        slurm.submit(Path("a.sh"))
+    assert isinstance(caught.value, slurm.SlurmBusyError) == busy
 
 
 def test_a_job_is_described(commands: Commands) -> None:

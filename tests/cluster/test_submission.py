@@ -20,7 +20,7 @@ from cluster import Budgets, Cause, RobustExecutor, RobustJob
 from cluster.calls import Call
 from cluster.environment import THREADS
 from cluster.stage import Stage
-from cluster.submission import Script, ScriptWriter
+from cluster.submission import Script, ScriptWriter, id_of, shared_out
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -61,8 +61,8 @@ def _offset(script: Script) -> int:
 
 @given(
     st.lists(st.integers(0, 5000), unique=True, max_size=60),
-    st.integers(1, 1200),
-    st.none() | st.integers(1, 40),
+    st.integers(1, 1200) | st.integers(1, 4000),
+    st.none() | st.integers(1, 70),
 )
 @settings(max_examples=60, deadline=None)
 def test_every_member_is_in_one_element_of_one_array(
@@ -79,12 +79,58 @@ def test_every_member_is_in_one_element_of_one_array(
         elements = _elements(array)
         assert max(elements) < chunk
         assert sorted(script.indices) == [_offset(script) + element for element in elements]
-        assert array.partition("%")[2] == (
-            "" if parallel is None else str(min(parallel, len(elements)))
-        )
+        assert ("%" in array) == (parallel is not None)
         carried += script.indices
     assert sorted(carried) == sorted(indices)
     assert len({script.path for script in scripts}) == len(scripts)
+    if parallel is not None:
+        assert _most_at_once(scripts) == min(parallel, len(indices))
+
+
+def _most_at_once(scripts: list[Script]) -> int:
+    """How many members may run at the same time: of arrays in a chain, those of one alone.
+
+    A chain is known by its first array, which waits for none.
+    """
+    chains: dict[Path, list[int]] = {}
+    first: dict[Path, Path] = {}
+    for script in scripts:
+        flags = _flags(script.text)
+        before = script.follows
+        assert flags.get("dependency") == (before and f"afterany:{id_of(before)}")
+        first[script.path] = first[before] if before else script.path
+        throttle = int(flags["array"].partition("%")[2])
+        assert 1 <= throttle <= len(script.indices)
+        chains.setdefault(first[script.path], []).append(throttle)
+    return sum(max(throttles) for throttles in chains.values())
+
+
+def test_an_array_that_waits_is_told_for_which(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "train", members=2_000_000)
+    waits = {"dependency": "afterok:7"}
+    writer = _writer(
+        tmp_path, slurm_array_parallelism=1, slurm_additional_parameters=waits, cpus_per_task=1
+    )
+    # As file names the second begins with the first.
+    first, second = writer.scripts(stage, [100_000, 1_000_000], 100_000)
+    assert second.path.stem.startswith(first.path.stem)
+    assert _flags(first.text)["dependency"] == "afterok:7"
+    assert _flags(second.behind("200001").text)["dependency"] == "afterok:7,afterany:200001"
+    assert first.behind("200001") == first
+
+
+@given(st.lists(st.integers(1, 1001), min_size=1, max_size=30), st.integers(1, 3000))
+def test_a_parallelism_is_shared_out_whole(sizes: list[int], parallelism: int) -> None:
+    shares = shared_out(parallelism, sizes)
+    assert all(1 <= share <= size for share, size in zip(shares, sizes, strict=True))
+    assert sum(shares) == max(len(sizes), min(parallelism, sum(sizes)))
+    if parallelism >= len(sizes):
+        # In proportion, up to rounding: a chunk twice as large takes as long.
+        fair = [
+            1 + (sum(shares) - len(sizes)) * (n - 1) / max(1, sum(sizes) - len(sizes))
+            for n in sizes
+        ]
+        assert all(abs(share - f) < 1 for share, f in zip(shares, fair, strict=True))
 
 
 def test_the_text_is_the_same_each_time(tmp_path: Path) -> None:
