@@ -13,6 +13,7 @@ References:
     Future Generation Computer Systems 22(3), 2006.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable
@@ -126,8 +127,12 @@ def faults_near(member: Member, reach: int = 8) -> Faults:
         reach: How many are asked on either side.
     """
     first = max(0, member.index - reach)
-    beside = (replace(member, index=n) for n in range(first, member.index + reach + 1))
-    return sum((observed_faults(other.ledger.attempts()) for other in beside), Faults())
+    found = Faults()
+    for index in range(first, member.index + reach + 1):
+        # A ledger that cannot be read is its own member's trouble; here it is a hint.
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found += observed_faults(replace(member, index=index).ledger.attempts())
+    return found
 
 
 def _faults_of(attempt: AttemptRecord) -> Faults:

@@ -147,3 +147,5 @@ def test_members_learn_from_those_beside_them(tmp_path: Path) -> None:
     assert faults_near(members[15]).count == 17
     assert faults_near(members[29], reach=2).count == 3
     assert faults_near(Member(tmp_path, "sample", 0)) == Faults()
+    members[14].ledger.path.write_text('{"event": "start", "attempt": 1}\n')
+    assert faults_near(members[15]).count == 16
