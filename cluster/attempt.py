@@ -2,14 +2,19 @@
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from cluster import random_state
-from cluster.checkpoint import CheckpointStore
+from cluster.checkpoint import CheckpointError, CheckpointStore
+from cluster.deadline import DeadlineWatch, Overdue
+from cluster.interval import faults_near
 from cluster.member import Member
+from cluster.saving import Pace
 from cluster.signals import StopFlag
 
 
@@ -46,8 +51,11 @@ class Attempt:
         member: Whose attempt it is.
         number: 1 for the first.
         stop: The flag that signals set.
-        checkpoint_seconds: Save when this much time has passed since the last save.
+        checkpoint_seconds: The longest time between saves. They come sooner where saves are
+            cheap and faults are frequent, see :mod:`cluster.interval`.
         keep: Checkpoints to keep.
+        keep_bytes: Bytes that they may take together; two are kept in any case.
+        signal_delay: Seconds before the time limit at which USR2 comes.
     """
 
     member: Member
@@ -55,16 +63,38 @@ class Attempt:
     stop: StopFlag
     checkpoint_seconds: float = 60.0
     keep: int = 2
+    keep_bytes: int | None = None
+    signal_delay: float = 90.0
     resumed_step: int = field(default=0, init=False)
     last_step: int = field(default=0, init=False)
-    _saved: tuple[int, int] | None = field(default=None, init=False)
-    _saved_at: float = field(default_factory=time.monotonic, init=False)
     _reported_at: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        faults = faults_near(self.member)
+        self._pace = Pace(self.checkpoints, self.checkpoint_seconds, faults)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for a save that is being written.
+
+        Raises:
+            CheckpointError: It has failed, and nothing else has; otherwise it becomes a note.
+        """
+        try:
+            self._pace.settle()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))
 
     @property
     def checkpoints(self) -> CheckpointStore:
         """The member's checkpoints."""
-        return CheckpointStore(self.member.checkpoints, self.keep)
+        return CheckpointStore(self.member.checkpoints, self.keep, self.keep_bytes)
 
     def restore(self, work: Work) -> bool:
         """Bring ``work`` and all random generators to the newest checkpoint.
@@ -78,7 +108,7 @@ class Attempt:
         work.load_state_dict(checkpoint.state["work"])
         random_state.restore(checkpoint.state["random"])
         self.resumed_step = self.last_step = checkpoint.step
-        self._saved = checkpoint.step, work.steps_total
+        self._pace.is_at((checkpoint.step, work.steps_total))
         return True
 
     def steps(self, work: Work) -> Iterator[int]:
@@ -91,15 +121,33 @@ class Attempt:
             Interrupted: A signal asked the attempt to leave; the state is saved.
             CheckpointError: The disk refused a save.
         """
+        watch = DeadlineWatch(self.stop, self.signal_delay, self._overdue)
+        watch.start()
+        try:
+            yield from self._loop(work, watch)
+        finally:
+            watch.close()
+            # The loop may be left by a break or by the work's own error: what was begun is still
+            # finished, and how it went is told by whatever saves or leaves next.
+            self._pace.join()
+            complaint = self._pace.complaint()
+            if complaint:
+                self._say(complaint)
+
+    def _loop(self, work: Work, watch: DeadlineWatch) -> Iterator[int]:
         while True:
             done = self.last_step = work.steps_done
             self._report(done, work.steps_total)
             finished = done >= work.steps_total
-            if finished or self.stop or self._save_is_due():
+            if finished or self.stop:
+                watch.begin(done, saving=True)
                 self.save(work)
+            else:
+                self._pace.save_if_due(_place(work), lambda: _state(work))
             if finished:
                 return
             self.leave_if_asked()
+            watch.begin(done)
             yield done
 
     def leave_if_asked(self) -> None:
@@ -112,15 +160,19 @@ class Attempt:
             raise Interrupted
 
     def save(self, work: Work) -> None:
-        """Write a checkpoint, unless the step was saved already."""
-        place = work.steps_done, work.steps_total
-        if place != self._saved:
-            state = {"work": dict(work.state_dict()), "random": random_state.capture()}
-            self.checkpoints.save(work.steps_done, state)
-        self._saved, self._saved_at = place, time.monotonic()
+        """Write a checkpoint, unless the step was saved already; it is durable on return.
 
-    def _save_is_due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self.checkpoint_seconds
+        Raises:
+            CheckpointError: The disk refused it, or the save before, which was being written.
+        """
+        self._pace.save(_place(work), lambda: _state(work))
+
+    def _overdue(self, overdue: Overdue) -> None:
+        self._say(str(overdue))
+        self.member.ledger.overdue(self.number, **asdict(overdue))
+
+    def _say(self, text: str) -> None:
+        print(f"{self.member.name}: {text}", file=sys.stderr, flush=True)
 
     def _report(self, done: int, total: int) -> None:
         # A hint for progress bars: not fsynced, at most once a second, and lost without harm.
@@ -133,3 +185,11 @@ class Attempt:
         with contextlib.suppress(OSError):
             scratch.write_text(json.dumps({"step": done, "of": total, "attempt": self.number}))
             scratch.replace(path)
+
+
+def _place(work: Work) -> tuple[int, int]:
+    return work.steps_done, work.steps_total
+
+
+def _state(work: Work) -> dict[str, Any]:
+    return {"work": dict(work.state_dict()), "random": random_state.capture()}

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,17 @@ class CheckpointStore:
     Args:
         directory: Where they lie; made on the first save.
         keep: How many to keep, at least two: the last good one survives a bad disk block.
+        keep_bytes: How many bytes they may take together; two are kept whatever they take.
     """
 
-    def __init__(self, directory: Path, keep: int = 2) -> None:
+    def __init__(self, directory: Path, keep: int = 2, keep_bytes: int | None = None) -> None:
         if keep < 2:
             raise ValueError(f"keep: expected at least 2 checkpoints, found {keep}")
+        if keep_bytes is not None and keep_bytes < 0:
+            raise ValueError(f"keep_bytes: expected a number of bytes >= 0, found {keep_bytes}")
         self.directory = directory
         self.keep = keep
+        self.keep_bytes = keep_bytes
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Write a state durably and let go of the oldest.
@@ -119,12 +124,22 @@ class CheckpointStore:
         step = newest.name.split("-")[0]
         others = [path for path in self._files() if path != newest]
         stale = [path for path in others if path.name >= f"{step}-"]
-        stale += [path for path in others if path not in stale][self.keep - 1 :]
+        older = [path for path in others if path not in stale]
+        stale += older[self._places(newest, older) :]
         for path in stale:
             path.unlink(missing_ok=True)
         for leftover in self.directory.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         fsync_directory(self.directory)
+
+    def _places(self, newest: Path, older: list[Path]) -> int:
+        """How many of the older ones stay."""
+        places = self.keep - 1
+        if self.keep_bytes is not None:
+            totals = accumulate((_size(path) for path in older), initial=_size(newest))
+            fitting = sum(total <= self.keep_bytes for total in totals) - 1
+            places = min(places, max(1, fitting))
+        return places
 
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("[0-9]*.pt"), reverse=True)
@@ -157,3 +172,11 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+def _size(path: Path) -> int:
+    """The bytes that a file takes; none where it has gone or points to nothing."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

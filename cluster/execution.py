@@ -51,9 +51,14 @@ def execute(stage: Stage, index: int, stop: signals.StopFlag, redirect: bool) ->
 
 def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> int:
     member = stage.member(index)
-    attempt = Attempt(member, number, stop, stage.checkpoint_seconds, stage.keep)
+    attempt = Attempt(
+        *(member, number, stop, stage.checkpoint_seconds, stage.keep),
+        keep_bytes=stage.keep_bytes,
+        signal_delay=stage.signal_delay,
+    )
     try:
-        value = invoke(Call.load(member), member, attempt)
+        with attempt:
+            value = invoke(Call.load(member), member, attempt)
     except Interrupted:
         cause = _cause_of_stop(stage, member, stop)
         print(f"{member.name}: leaving after step {attempt.last_step}: {cause}", flush=True)

@@ -70,6 +70,10 @@ class Ledger:
         if self.open_attempt() == number:
             self._append("end", attempt=number, cause=cause.value, **detail)
 
+    def overdue(self, number: int, **detail: Any) -> None:
+        """Note that attempt ``number`` has not answered a stop and is about to be killed."""
+        self._append("overdue", attempt=number, **detail)
+
     def cancel(self) -> None:
         """Note that the user no longer wants the member."""
         self._append("cancel")

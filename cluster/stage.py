@@ -29,8 +29,9 @@ class Stage:
         members: How many members it has.
         cpus: Cores of one member.
         budgets: How often each cause may start a member again.
-        checkpoint_seconds: The time between saves.
+        checkpoint_seconds: The longest time between saves.
         keep: Checkpoints to keep.
+        keep_bytes: Bytes that they may take together; two are kept in any case.
         signal_delay: Seconds before the time limit at which a member is told to leave.
         search_path: Where the submitting process found modules; workers look there last.
     """
@@ -43,6 +44,7 @@ class Stage:
     budgets: Budgets = field(default_factory=Budgets)
     checkpoint_seconds: float = 60.0
     keep: int = 2
+    keep_bytes: int | None = None
     signal_delay: int = 90
     search_path: tuple[str, ...] = ()
 

@@ -137,10 +137,42 @@ def test_nothing_to_restore_is_said(member: Member) -> None:
     assert (attempt.resumed_step, work.steps_done) == (0, 0)
 
 
-@given(st.sets(st.integers(0, 7), max_size=3), st.integers(0, 2**31))
+def _begin_a_save(attempt: Attempt, error: Exception | None = None) -> None:
+    """Enter the loop, have a save begun in the background, and leave without a stop."""
+    attempt._pace._interval = 0.0
+    with attempt:
+        for _ in attempt.steps(Counting(9)):
+            if error:
+                raise error
+            break
+
+
+def test_a_loop_that_is_left_waits_for_what_is_being_written(member: Member) -> None:
+    attempt = _attempt(member)
+    attempt._pace._interval = 0.0
+    for _ in attempt.steps(Counting(9)):
+        break
+    assert _saved(member) == [0]
+
+
+@pytest.mark.parametrize("error", [None, LookupError("the user's own")])
+def test_a_save_that_failed_is_told_when_the_attempt_ends(
+    tmp_path: Path, error: Exception | None
+) -> None:
+    with small_disk(tmp_path / "disk", 256) as disk:
+        attempt = _attempt(Member(disk, "train", 0))
+        fill(disk)
+        with pytest.raises(type(error) if error else CheckpointError) as caught:
+            _begin_a_save(attempt, error)
+        told = [str(caught.value), *getattr(caught.value, "__notes__", [])]
+        assert "could not save step 0" in told[-1]
+        assert str(error or "could not save") in told[0]
+
+
+@given(st.sets(st.integers(0, 7), max_size=3), st.integers(0, 2**31), st.floats(1e-6, 0.02))
 @settings(max_examples=15, deadline=None)
 def test_stops_leave_no_trace_in_the_work(
-    tmp_path_factory: pytest.TempPathFactory, stops: set[int], seed: int
+    tmp_path_factory: pytest.TempPathFactory, stops: set[int], seed: int, seconds: float
 ) -> None:
     expected = SmallTrainer(seed, 8)
     for _ in range(8):
@@ -148,7 +180,7 @@ def test_stops_leave_no_trace_in_the_work(
     result = expected.result()
     member = Member(tmp_path_factory.mktemp("run"), "train", 0)
     for stop in [*sorted(stops), None]:
-        trainer, attempt = SmallTrainer(seed, 8), _attempt(member)
+        trainer, attempt = SmallTrainer(seed, 8), _attempt(member, seconds)
         attempt.restore(trainer)
         try:
             for step in attempt.steps(trainer):

@@ -114,6 +114,22 @@ def test_as_many_are_kept_as_asked_for(tmp_path: Path) -> None:
         CheckpointStore(tmp_path, keep=1)
 
 
+def test_no_more_bytes_are_kept_than_asked_for(tmp_path: Path) -> None:
+    state = {"weights": torch.ones(1000)}
+    size = CheckpointStore(tmp_path / "one").save(1, state).stat().st_size
+    for room, count in ((0.0, 2), (2.9, 2), (3.0, 3), (3.9, 3), (99.0, 4)):
+        store = CheckpointStore(tmp_path / str(room), keep=4, keep_bytes=int(room * size))
+        paths = [store.save(step, state) for step in range(6)]
+        assert sorted(store.directory.iterdir()) == paths[-count:]
+    # A large new one pushes out small old ones, and never the one before it.
+    store = CheckpointStore(tmp_path / "grown", keep=9, keep_bytes=5 * size)
+    paths = [store.save(step, state) for step in range(4)]
+    paths.append(store.save(4, {"weights": torch.ones(100_000)}))
+    assert sorted(store.directory.iterdir()) == paths[-2:]
+    with pytest.raises(ValueError, match="keep_bytes: expected"):
+        CheckpointStore(tmp_path, keep_bytes=-1)
+
+
 @damages
 def test_a_damaged_newest_falls_back_with_a_warning(
     tmp_path: Path, damage: Callable[[Path], None]

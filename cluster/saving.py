@@ -1,0 +1,195 @@
+"""Saving at the right times, and without making the steps wait for the disk."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cluster.checkpoint import CheckpointError, CheckpointStore
+from cluster.interval import STALL_BUDGET, Faults, SaveCost
+from cluster.snapshot import snapshot
+
+#: What tells one state from another: steps done and steps to do.
+Place = tuple[int, int]
+
+
+class Pace:
+    """Saves the state of a loop of steps when a save is worth its cost.
+
+    The time between saves follows from what they cost and how often faults come
+    (:mod:`cluster.interval`). They are written in the background, except where the longest
+    interval allowed is shorter than a save takes: the next save would wait for this one anyway.
+
+    Args:
+        store: Where checkpoints go.
+        longest: The longest time between saves, seconds. It is kept whatever it costs.
+        faults: Faults seen so far.
+    """
+
+    def __init__(self, store: CheckpointStore, longest: float, faults: Faults) -> None:
+        self.store = store
+        self.longest = longest
+        self.cost = SaveCost()
+        self.stalled = 0.0
+        self._saver = BackgroundSaver(store)
+        self._faults = faults
+        self._saved: Place | None = None
+        self._begun = self._saved_at = time.monotonic()
+        self._stall = 0.0
+        self._interval = self._wanted_interval(longest)
+
+    def is_at(self, place: Place) -> None:
+        """Note that the state of ``place`` is on disk."""
+        self._saved = place
+
+    def save(self, place: Place, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Write a state, unless it is on disk already; it is durable on return.
+
+        Raises:
+            CheckpointError: The disk refused it, or the one before that was being written.
+        """
+        self.settle()
+        if place != self._saved:
+            self.store.save(place[0], state())
+        self._saved, self._saved_at = place, time.monotonic()
+
+    def save_if_due(self, place: Place, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Save a state, or begin to, if it is time.
+
+        Raises:
+            CheckpointError: The disk refused it or the one before.
+        """
+        if not self._saver.busy:
+            self.settle()
+        begun = time.monotonic()
+        if not self._is_due(begun - self._saved_at):
+            return
+        if self.longest > self.cost.total:
+            self._start(place, state)
+            self._stall = time.monotonic() - begun
+        else:
+            self.save(place, state)
+            self._stall = time.monotonic() - begun
+            self._measured(writing=0.0)
+        self.stalled += self._stall
+
+    def settle(self) -> None:
+        """Wait for the save that is being written.
+
+        Raises:
+            CheckpointError: It has failed. Told once.
+        """
+        try:
+            writing = self._saver.wait()
+        except CheckpointError:
+            self._saved = None
+            raise
+        if writing is not None:
+            self._measured(writing)
+
+    def join(self) -> None:
+        """Wait for the save that is being written; how it went is for :meth:`settle` to tell."""
+        self._saver.join()
+
+    def complaint(self) -> str | None:
+        """What to say if saves have stalled the loop for longer than the budget allows."""
+        share = self.stalled / max(time.monotonic() - self._begun, 1e-9)
+        if self.stalled < 1.0 or share <= STALL_BUDGET:
+            return None
+        return (
+            f"saving stalled the steps for {share:.0%} of the time, expected at most "
+            f"{STALL_BUDGET:.0%}: checkpoint_seconds={self.longest:g} asks for it, and a save "
+            f"takes {self.cost.total:.1f} s. {self._wanted_interval(float('inf')):.0f} would do."
+        )
+
+    def _is_due(self, passed: float) -> bool:
+        # The user's upper bound holds even if the last save is still being written; for a save
+        # that is merely worth its cost nobody waits.
+        return passed >= self.longest or (passed >= self._interval and not self._saver.busy)
+
+    def _start(self, place: Place, state: Callable[[], Mapping[str, Any]]) -> None:
+        self.settle()
+        if place != self._saved:
+            self._saver.start(place[0], state())
+        self._saved, self._saved_at = place, time.monotonic()
+
+    def _measured(self, writing: float) -> None:
+        self.cost.measured(self._stall, writing)
+        self._interval = self._wanted_interval(self.longest)
+
+    def _wanted_interval(self, longest: float) -> float:
+        faults = self._faults + Faults(time.monotonic() - self._begun)
+        return self.cost.interval(faults.mean_time(), longest)
+
+
+class BackgroundSaver:
+    """Saves without making training wait for the disk, one save at a time.
+
+    The state is copied before :meth:`start` returns; a thread serializes, digests and writes the
+    copy. The thread lives as long as its save: between saves the process has no thread of ours
+    that a fork could leave behind, and a fork during one inherits no lock, as the thread and its
+    owner share none. Python waits for it before it exits.
+    """
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self.store = store
+        self._job: _Save | None = None
+
+    def start(self, step: int, state: Mapping[str, Any]) -> None:
+        """Copy a state and start to write it, once the save before is done.
+
+        Raises:
+            CheckpointError: The save before has failed.
+        """
+        self.wait()
+        self._job = _Save(self.store, step, snapshot(state))
+        self._job.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is being written."""
+        return self._job is not None and self._job.is_alive()
+
+    def join(self) -> None:
+        """Wait until nothing is being written; how it went is left for others to ask."""
+        if self._job is not None:
+            self._job.join()
+
+    def wait(self) -> float | None:
+        """Wait until the last state given is on disk.
+
+        Returns:
+            The seconds that its writing took, or None where that was told before.
+
+        Raises:
+            CheckpointError: It could not be saved; what was there before is untouched. Told once.
+        """
+        self.join()
+        job, self._job = self._job, None
+        if job is None:
+            return None
+        if job.error is None:
+            return job.seconds
+        if isinstance(job.error, CheckpointError):
+            raise job.error
+        raise CheckpointError(
+            f"could not save step {job.step} in {self.store.directory}: {job.error!r}; "
+            "the checkpoints that were there are untouched"
+        ) from job.error
+
+
+class _Save(threading.Thread):
+    def __init__(self, store: CheckpointStore, step: int, state: dict[str, Any]) -> None:
+        super().__init__(name="yaoki-save")
+        self.store, self.step, self.state = store, step, state
+        self.error: BaseException | None = None
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        begun = time.monotonic()
+        try:
+            self.store.save(self.step, self.state)
+        except BaseException as error:
+            self.error = error
+        self.state.clear()  # the memory is wanted before the thread is joined
+        self.seconds = time.monotonic() - begun
