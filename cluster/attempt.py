@@ -5,10 +5,11 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from cluster import random_state
 from cluster.checkpoint import CheckpointStore
+from cluster.hostmemory import microbatch_limit
 from cluster.member import Member
 from cluster.signals import StopFlag
 
@@ -29,6 +30,18 @@ class Work(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a state."""
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """What work may have besides, so that out of host memory can be answered with less of it."""
+
+    @property
+    def microbatch(self) -> int:
+        """Samples taken at once."""
+
+    def limit_microbatch(self, limit: int) -> None:
+        """Take at most ``limit`` samples at once from now on."""
 
 
 class Interrupted(BaseException):
@@ -57,6 +70,7 @@ class Attempt:
     keep: int = 2
     resumed_step: int = field(default=0, init=False)
     last_step: int = field(default=0, init=False)
+    _microbatch: int | None = field(default=None, init=False)
     _saved: tuple[int, int] | None = field(default=None, init=False)
     _saved_at: float = field(default_factory=time.monotonic, init=False)
     _reported_at: float = field(default=0.0, init=False)
@@ -65,6 +79,20 @@ class Attempt:
     def checkpoints(self) -> CheckpointStore:
         """The member's checkpoints."""
         return CheckpointStore(self.member.checkpoints, self.keep)
+
+    @property
+    def microbatch_limit(self) -> int | None:
+        """How many samples to take at once at most, after attempts that were out of host memory.
+
+        :meth:`steps` hands it to work that is :class:`Resizable`.
+        """
+        return microbatch_limit(self.member.ledger, self.number)
+
+    def note_microbatch(self, microbatch: int) -> None:
+        """Note how many samples are taken at once; a kill for memory leaves no time to tell."""
+        if microbatch != self._microbatch:
+            self.member.ledger.microbatch(self.number, microbatch)
+            self._microbatch = microbatch
 
     def restore(self, work: Work) -> bool:
         """Bring ``work`` and all random generators to the newest checkpoint.
@@ -91,6 +119,10 @@ class Attempt:
             Interrupted: A signal asked the attempt to leave; the state is saved.
             CheckpointError: The disk refused a save.
         """
+        sizes = work if isinstance(work, Resizable) else None
+        limit = self.microbatch_limit
+        if sizes is not None and limit is not None:
+            sizes.limit_microbatch(limit)
         while True:
             done = self.last_step = work.steps_done
             self._report(done, work.steps_total)
@@ -100,6 +132,8 @@ class Attempt:
             if finished:
                 return
             self.leave_if_asked()
+            if sizes is not None:
+                self.note_microbatch(sizes.microbatch)
             yield done
 
     def leave_if_asked(self) -> None:

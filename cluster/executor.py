@@ -12,6 +12,7 @@ from cluster import signals, slurm
 from cluster.calls import Call
 from cluster.cause import Budgets
 from cluster.files import write_atomic
+from cluster.hostmemory import HostMemory
 from cluster.job import RobustJob
 from cluster.local import LocalPool
 from cluster.member import Member
@@ -40,6 +41,7 @@ class RobustExecutor:
         budgets: How often each cause may start a member again.
         checkpoint_seconds: The time between saves.
         keep: Checkpoints to keep.
+        host_memory: What gives way where a member exceeds its memory on Slurm.
         workers: Members at once on the local backend; by default as many as the cores hold.
     """
 
@@ -53,6 +55,7 @@ class RobustExecutor:
         budgets: Budgets | None = None,
         checkpoint_seconds: float = 60.0,
         keep: int = 2,
+        host_memory: HostMemory | None = None,
         workers: int | None = None,
     ) -> None:
         run = Path(folder).absolute()
@@ -66,6 +69,7 @@ class RobustExecutor:
             budgets=budgets or Budgets(),
             checkpoint_seconds=checkpoint_seconds,
             keep=keep,
+            host_memory=host_memory or HostMemory(),
         )
         # A second executor on the same stage adds members; it never forgets the first one's.
         with contextlib.suppress(RunError):
