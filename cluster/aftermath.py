@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     if int(status) != 0 and not _started_here(member):
         # Killed before it could open an attempt; without one it would be requeued for nothing.
         member.ledger.start(here())
-    if job and facts and member.ledger.open_attempt() is not None:
+    if job and facts and int(status) != 0 and member.ledger.open_attempt() is not None:
         facts = oomkill.examined(facts, job, int(status))
     settle(member, int(status), facts)
     if job and wants_another_attempt(member, stage.budgets) and _may_requeue(facts):

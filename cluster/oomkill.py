@@ -31,7 +31,8 @@ def examined(facts: JobFacts, job: str, status: int, patience: float = PATIENCE)
         patience: How long to wait for Slurm to know, seconds.
     """
     if not facts.running:
-        return facts
+        # Someone ends the job: there is no time to wait, and an earlier run must not be blamed.
+        return replace(facts, out_of_memory=facts.out_of_memory and not _of_earlier_run(facts))
     known = cgroup_verdict(_job_cgroup())
     if known is None and facts.step_code and not _of_earlier_run(facts):
         facts = _heard(facts, job, patience)

@@ -1,4 +1,4 @@
-"""Members that exceed their memory on a real Slurm: the kernel kills them, and they get up again."""
+"""Members that exceed their memory on a real Slurm: killed by the kernel, they get up again."""
 
 import os
 import signal
