@@ -54,7 +54,7 @@ def settle(
         detail = {} if log is None else {"error": f"the worker ended unheard; see {log}"}
         cause = _killed_cause(member, status, facts)
         if cause is Cause.HOST_OOM:
-            detail |= _prescribe(member, number)
+            detail |= prescribe(member, number)
         member.ledger.end(number, cause, status=status, **detail)
 
 
@@ -79,28 +79,6 @@ def settle_lost_attempt(member: Member) -> None:
         "OUT_OF_MEMORY": Cause.HOST_OOM,
     }
     member.ledger.end(number, causes.get(state or "", Cause.KILLED), slurm_state=state)
-
-
-def _prescribe(member: Member, number: int) -> dict[str, str]:
-    """Note what is tried after an attempt that exceeded its memory, or return why nothing is."""
-    ledger, stage = member.ledger, _stage_of(member)
-    sizes = hostmemory.attempt_sizes(ledger, number)
-    after = hostmemory.next_sizes(
-        [*hostmemory.failed_sizes(ledger).values(), sizes],
-        hostmemory.offered_sizes(ledger),
-        stage.host_memory,
-        hostmemory.asked_memory(ledger),
-        slurm.largest_node(os.environ.get("SLURM_JOB_PARTITION")),
-    )
-    why = "nothing is left to try"
-    if after is not None and stage.budgets.allows(Cause.HOST_OOM, ledger.spent()):
-        ledger.remedy(number, after.memory, after.microbatch)
-        return {}
-    if after is not None:
-        why = "its retry budget is used up"
-    job = slurm.own_job_id()
-    peak = slurm.peak_memory(job) if job else None
-    return {"error": hostmemory.verdict(sizes, stage.host_memory, why, peak)}
 
 
 def _requeue(member: Member, job: str) -> None:
@@ -137,6 +115,35 @@ def _stage_of(member: Member) -> Stage:
         return Stage.load(member.run, member.stage)
     except RunError:
         return Stage(member.run, member.stage)
+
+
+def prescribe(member: Member, number: int) -> dict[str, str]:
+    """Note what is tried after an attempt that exceeded its memory.
+
+    It comes before the note of the attempt's end: who reads that the attempt has ended must find
+    what is to follow.
+
+    Returns:
+        Nothing, or why nothing is tried, as ``error`` for the note of the end.
+    """
+    ledger, stage = member.ledger, _stage_of(member)
+    sizes = hostmemory.attempt_sizes(ledger, number)
+    after = hostmemory.next_sizes(
+        [*hostmemory.failed_sizes(ledger).values(), sizes],
+        hostmemory.offered_sizes(ledger),
+        stage.host_memory,
+        hostmemory.asked_memory(ledger),
+        slurm.largest_node(os.environ.get("SLURM_JOB_PARTITION")),
+    )
+    why = "nothing is left to try"
+    if after is not None and stage.budgets.allows(Cause.HOST_OOM, ledger.spent()):
+        ledger.remedy(number, after.memory, after.microbatch)
+        return {}
+    if after is not None:
+        why = "its retry budget is used up"
+    job = slurm.own_job_id()
+    peak = slurm.peak_memory(job) if job else None
+    return {"error": hostmemory.verdict(sizes, stage.host_memory, why, peak)}
 
 
 def _started_here(member: Member) -> bool:

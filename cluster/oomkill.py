@@ -45,6 +45,21 @@ def examined(facts: JobFacts, job: str, status: int, patience: float = PATIENCE)
     return replace(facts, out_of_memory=known)
 
 
+def killed_children() -> bool:
+    """Whether the kernel has killed a process beside this one, in its step, for its memory.
+
+    A data loader's worker for one: the error that follows is a consequence.
+    """
+    if slurm.own_job_id() is None:
+        return False  # the counter may be the whole machine's
+    own = _own_cgroup()
+    if own is None:
+        return False
+    # Version 2 counts there, version 1 in the other file.
+    counts = _numbers(own / "memory.events") | _numbers(own / "memory.oom_control")
+    return counts.get("oom_kill", 0) > 0
+
+
 def cgroup_verdict(job: Path | None) -> bool | None:
     """What the memory cgroup of a job says of kills for memory in it; None where it cannot tell.
 
@@ -91,15 +106,20 @@ def _accounted(job: str, patience: float) -> bool | None:
         time.sleep(0.5)
 
 
-def _job_cgroup() -> Path | None:
-    lines = _read(Path("/proc/self/cgroup")).splitlines()
-    for line in lines:
+def _own_cgroup() -> Path | None:
+    """The memory cgroup of this process, where it is one of Slurm's."""
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
-        found = re.match(r".*?/job_\d+(?=/|$)", path)
-        if found and controllers in ("", "memory"):
-            root = _CGROUPS / controllers if controllers else _CGROUPS
-            return root / found[0].lstrip("/")
+        if controllers in ("", "memory") and re.search(r"/job_\d+(/|$)", path):
+            return _CGROUPS / controllers / path.lstrip("/")
     return None
+
+
+def _job_cgroup() -> Path | None:
+    own = _own_cgroup()
+    if own is None:
+        return None
+    return next(place for place in own.parents if re.fullmatch(r"job_\d+", place.name))
 
 
 def _numbers(path: Path) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Members that exceed their memory on a real Slurm: killed by the kernel, they get up again."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -22,6 +23,9 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 #: A worker with torch takes about 280 MiB; eight samples more than is left, four do not.
 MEMORY, SAMPLE, BATCH, STEPS, GREEDY_FROM = 700, 80 << 20, 8, 6, 2
+
+#: In the place of the attempt that is killed.
+IN_CHILD = -1
 
 
 class Eater:
@@ -55,8 +59,21 @@ class Eater:
         self.microbatch = state["microbatch"]
 
 
+class ChildEater(Eater):
+    """Takes the memory in a child, as a data loader's worker does."""
+
+    def step(self) -> None:
+        child = multiprocessing.get_context("fork").Process(target=super().step)
+        child.start()
+        child.join()
+        if child.exitcode != 0:
+            raise RuntimeError(f"the child ended with {child.exitcode}")
+        self.sums.append(float(self.steps_done))
+        self.steps_done += 1
+
+
 def eat(killed_in_attempt: int, attempt: Attempt) -> list[float]:
-    eater = Eater()
+    eater = ChildEater() if killed_in_attempt == IN_CHILD else Eater()
     attempt.restore(eater)
     for step in attempt.steps(eater):
         if attempt.number == killed_in_attempt and step == STEPS - 1:
@@ -77,12 +94,18 @@ def _submit(folder: Path, order: Order, kills: list[int], cap: float = 4.0) -> l
 @pytest.fixture(scope="module")
 def jobs(slurmbox: SlurmBox, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RobustJob]:
     folder = tmp_path_factory.mktemp("host memory")
-    halving, told_apart = _submit(folder / "halving", Order.MICROBATCH_FIRST, [0, 2])
+    kills = [0, 2, IN_CHILD]
+    halving, told_apart, child = _submit(folder / "halving", Order.MICROBATCH_FIRST, kills)
     # The second of an array: one element alone is given more.
     _, raising = _submit(folder / "raising", Order.MEMORY_ONLY, [0, 0])
     (hopeless,) = _submit(folder / "hopeless", Order.MEMORY_ONLY, [0], cap=1.1)
-    names = ("halving", "told_apart", "raising", "hopeless")
-    return dict(zip(names, (halving, told_apart, raising, hopeless), strict=True))
+    return {
+        "halving": halving,
+        "told_apart": told_apart,
+        "child": child,
+        "raising": raising,
+        "hopeless": hopeless,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +149,14 @@ def test_more_memory_is_had_where_the_microbatch_stays(
     assert _story(jobs["raising"]) == [
         (Cause.HOST_OOM, Sizes(MEMORY, BATCH)),
         (Cause.FINISHED, Sizes(MEMORY * 3 // 2, BATCH)),
+    ]
+
+
+def test_a_child_killed_for_memory_is_no_error_of_the_member(jobs: dict[str, RobustJob]) -> None:
+    assert jobs["child"].result() == list(range(STEPS))
+    assert _story(jobs["child"]) == [
+        (Cause.HOST_OOM, Sizes(MEMORY, BATCH)),
+        (Cause.FINISHED, Sizes(MEMORY, BATCH // 2)),
     ]
 
 
