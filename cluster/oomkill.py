@@ -119,7 +119,7 @@ def _job_cgroup() -> Path | None:
     own = _own_cgroup()
     if own is None:
         return None
-    return next(place for place in own.parents if re.fullmatch(r"job_\d+", place.name))
+    return next(p for p in (own, *own.parents) if re.fullmatch(r"job_\d+", p.name))
 
 
 def _numbers(path: Path) -> dict[str, int]:
