@@ -36,7 +36,7 @@ def examined(facts: JobFacts, job: str, status: int, patience: float = PATIENCE)
     known = cgroup_verdict(_job_cgroup())
     if known is None and facts.step_code and not _of_earlier_run(facts):
         facts = _heard(facts, job, patience)
-        known = None if _of_earlier_run(facts) else facts.out_of_memory
+        known = facts.out_of_memory
     if known is None and facts.step_code:
         known = _accounted(job, patience)
     if known is None:
