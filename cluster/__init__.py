@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cluster.cause import Budgets, Cause
     from cluster.checkpoint import CheckpointStore
     from cluster.executor import RobustExecutor
+    from cluster.hostmemory import HostMemory
     from cluster.job import RobustJob
     from cluster.ledger import Ledger
     from cluster.member import Member
@@ -22,6 +23,7 @@ _HOMES = {
     "Budgets": "cause",
     "Cause": "cause",
     "CheckpointStore": "checkpoint",
+    "HostMemory": "hostmemory",
     "Interrupted": "attempt",
     "Ledger": "ledger",
     "Member": "member",
@@ -35,6 +37,7 @@ __all__ = [
     "Budgets",
     "Cause",
     "CheckpointStore",
+    "HostMemory",
     "Interrupted",
     "Ledger",
     "Member",

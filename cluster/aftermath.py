@@ -7,13 +7,14 @@ the only place that asks Slurm to requeue: one requeue a member, however many pr
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
-from cluster import slurm
+from cluster import hostmemory, oomkill, slurm
 from cluster.cause import Cause, JobFacts
 from cluster.ledger import here
 from cluster.member import Member
-from cluster.stage import Stage, wants_another_attempt
+from cluster.stage import RunError, Stage, wants_another_attempt
 
 
 def main(arguments: list[str]) -> int:
@@ -26,10 +27,12 @@ def main(arguments: list[str]) -> int:
     if int(status) != 0 and not _started_here(member):
         # Killed before it could open an attempt; without one it would be requeued for nothing.
         member.ledger.start(here())
+    if job and facts and int(status) != 0 and member.ledger.open_attempt() is not None:
+        facts = oomkill.examined(facts, job, int(status))
     settle(member, int(status), facts)
     if job and wants_another_attempt(member, stage.budgets) and _may_requeue(facts):
         try:
-            slurm.requeue(job)
+            _requeue(member, job)
         except slurm.SlurmError as error:
             print(f"{member.name}: not requeued, 'yaoki retry' will: {error}", file=sys.stderr)
     return int(status)
@@ -50,6 +53,8 @@ def settle(
     if number is not None:
         detail = {} if log is None else {"error": f"the worker ended unheard; see {log}"}
         cause = _killed_cause(member, status, facts)
+        if cause is Cause.HOST_OOM:
+            detail |= prescribe(member, number)
         member.ledger.end(number, cause, status=status, **detail)
 
 
@@ -62,10 +67,83 @@ def settle_lost_attempt(member: Member) -> None:
     number = member.ledger.open_attempt()
     if number is None:
         return
-    job = slurm.own_job_id()
+    # Of the job that it ran in: the new attempt may belong to another one.
+    where = member.ledger.attempts()[-1].where.get("slurm", {})
+    job = slurm.job_name(where)
     state = slurm.previous_state(job) if job else None
-    causes = {"NODE_FAIL": Cause.NODE_FAILURE, "PREEMPTED": Cause.PREEMPTION}
+    if job and slurm.ended_out_of_memory(job, int(where.get("restart_count", 0))):
+        state = "OUT_OF_MEMORY"
+    causes = {
+        "NODE_FAIL": Cause.NODE_FAILURE,
+        "PREEMPTED": Cause.PREEMPTION,
+        "OUT_OF_MEMORY": Cause.HOST_OOM,
+    }
     member.ledger.end(number, causes.get(state or "", Cause.KILLED), slurm_state=state)
+
+
+def _requeue(member: Member, job: str) -> None:
+    """Put the job back into the queue, with more memory where that is the remedy."""
+    slurm.requeue(job)
+    last = member.ledger.attempts()[-1]
+    if last.cause is not Cause.HOST_OOM:
+        return
+    memory = hostmemory.offered_sizes(member.ledger)[-1].memory
+    if memory is None or memory == hostmemory.given_memory(last.where.get("slurm", {})):
+        return
+    try:
+        _insist(job, memory)
+    except slurm.SlurmError as error:
+        # It would run with the same memory again.
+        text = f"out of host memory, and Slurm refused {memory} MiB: {error}"
+        member.ledger.refused(last.number, text)
+        slurm.cancel([job])
+        raise
+
+
+def _insist(job: str, memory: int, tries: int = 3) -> None:
+    """Ask for memory, and again where the controller was busy; a requeued job starts later."""
+    for _ in range(tries - 1):
+        try:
+            return slurm.set_memory(job, memory)
+        except slurm.SlurmError:
+            time.sleep(1.0)
+    return slurm.set_memory(job, memory)
+
+
+def _stage_of(member: Member) -> Stage:
+    try:
+        return Stage.load(member.run, member.stage)
+    except RunError:
+        return Stage(member.run, member.stage)
+
+
+def prescribe(member: Member, number: int) -> dict[str, str]:
+    """Note what is tried after an attempt that exceeded its memory.
+
+    It comes before the note of the attempt's end: who reads that the attempt has ended must find
+    what is to follow.
+
+    Returns:
+        Nothing, or why nothing is tried, as ``error`` for the note of the end.
+    """
+    ledger, stage = member.ledger, _stage_of(member)
+    sizes = hostmemory.attempt_sizes(ledger, number)
+    after = hostmemory.next_sizes(
+        [*hostmemory.failed_sizes(ledger).values(), sizes],
+        hostmemory.offered_sizes(ledger),
+        stage.host_memory,
+        hostmemory.asked_memory(ledger),
+        slurm.largest_node(os.environ.get("SLURM_JOB_PARTITION")),
+    )
+    why = "nothing is left to try"
+    if after is not None and stage.budgets.allows(Cause.HOST_OOM, ledger.spent()):
+        ledger.remedy(number, after.memory, after.microbatch)
+        return {}
+    if after is not None:
+        why = "its retry budget is used up"
+    job = slurm.own_job_id()
+    peak = slurm.peak_memory(job) if job else None
+    return {"error": hostmemory.verdict(sizes, stage.host_memory, why, peak)}
 
 
 def _started_here(member: Member) -> bool:
@@ -95,4 +173,6 @@ def _may_requeue(facts: JobFacts | None) -> bool:
 
 
 if __name__ == "__main__":
+    # Slurm ends what is left of a job that it requeues; the notes and the memory come after that.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(main(sys.argv[1:]))

@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from cluster import random_state
 from cluster.checkpoint import CheckpointError, CheckpointStore
 from cluster.deadline import DeadlineWatch, Overdue
+from cluster.hostmemory import microbatch_limit
 from cluster.interval import faults_near
 from cluster.member import Member
 from cluster.saving import Pace
@@ -34,6 +35,18 @@ class Work(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a state."""
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """What work may have besides, so that out of host memory can be answered with less of it."""
+
+    @property
+    def microbatch(self) -> int:
+        """Samples taken at once."""
+
+    def limit_microbatch(self, limit: int) -> None:
+        """Take at most ``limit`` samples at once from now on."""
 
 
 class Interrupted(BaseException):
@@ -67,6 +80,7 @@ class Attempt:
     signal_delay: float = 90.0
     resumed_step: int = field(default=0, init=False)
     last_step: int = field(default=0, init=False)
+    _microbatch: int | None = field(default=None, init=False)
     _reported_at: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +109,20 @@ class Attempt:
     def checkpoints(self) -> CheckpointStore:
         """The member's checkpoints."""
         return CheckpointStore(self.member.checkpoints, self.keep, self.keep_bytes)
+
+    @property
+    def microbatch_limit(self) -> int | None:
+        """How many samples to take at once at most, after attempts that were out of host memory.
+
+        :meth:`steps` hands it to work that is :class:`Resizable`.
+        """
+        return microbatch_limit(self.member.ledger, self.number)
+
+    def note_microbatch(self, microbatch: int) -> None:
+        """Note how many samples are taken at once; a kill for memory leaves no time to tell."""
+        if microbatch != self._microbatch:
+            self.member.ledger.microbatch(self.number, microbatch)
+            self._microbatch = microbatch
 
     def restore(self, work: Work) -> bool:
         """Bring ``work`` and all random generators to the newest checkpoint.
@@ -135,6 +163,10 @@ class Attempt:
                 self._say(complaint)
 
     def _loop(self, work: Work, watch: DeadlineWatch) -> Iterator[int]:
+        sizes = work if isinstance(work, Resizable) else None
+        limit = self.microbatch_limit
+        if sizes is not None and limit is not None:
+            sizes.limit_microbatch(limit)
         while True:
             done = self.last_step = work.steps_done
             self._report(done, work.steps_total)
@@ -147,6 +179,8 @@ class Attempt:
             if finished:
                 return
             self.leave_if_asked()
+            if sizes is not None:
+                self.note_microbatch(sizes.microbatch)
             watch.begin(done)
             yield done
 

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 
@@ -24,7 +24,7 @@ class Cause(StrEnum):
 class Budgets:
     """How many times a member may be started again after each cause.
 
-    The same memory is not enough a second time: out of host memory is not tried again by itself.
+    Out of host memory is never tried again unchanged; see :mod:`cluster.hostmemory`.
     A budget is spent by a start that follows an end of that cause, never by an end alone: a
     requeue that failed costs nothing. ``finished`` and ``cancelled`` never start a member again.
     """
@@ -34,15 +34,15 @@ class Budgets:
     node_failure: int = 20
     killed: int = 10
     device_oom: int = 10
-    host_oom: int = 0
+    host_oom: int = 6
     error: int = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for budget in fields(self):
+            value = getattr(self, budget.name)
             if not isinstance(value, int) or value < 0:
                 raise ValueError(
-                    f"budget '{field.name}': expected a whole number >= 0, found {value!r}"
+                    f"budget '{budget.name}': expected a whole number >= 0, found {value!r}"
                 )
 
     def allows(self, cause: Cause, spent: Mapping[Cause, int]) -> bool:
@@ -63,6 +63,8 @@ class JobFacts:
         preempted: Whether Slurm has set a preemption time.
         requeued: Whether Slurm has put the job back into the queue already.
         out_of_memory: Whether a step was killed for its memory.
+        step_code: The largest exit status and signal of any step, of any run of the job, e.g.
+            ``0:125``; ``0:0`` also while the end of the step is on its way.
     """
 
     state: str
@@ -71,6 +73,7 @@ class JobFacts:
     preempted: bool = False
     requeued: bool = False
     out_of_memory: bool = False
+    step_code: str = field(default="", compare=False)
 
     @property
     def running(self) -> bool:

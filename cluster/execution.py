@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster import signals, slurm
-from cluster.aftermath import settle_lost_attempt
+from cluster import oomkill, signals, slurm
+from cluster.aftermath import prescribe, settle_lost_attempt
 from cluster.attempt import Attempt, Interrupted
 from cluster.calls import Call, Outcome
 from cluster.cause import Cause, stop_cause
@@ -70,7 +70,10 @@ def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> i
         # The stop reached the children too: an error after it (a data loader that died) is a
         # consequence, and the member is well from its last checkpoint.
         cause = _cause_of_stop(stage, member, stop) if stop else _cause_of_error(error)
-        member.ledger.end(number, cause, step=attempt.last_step, error=str(error)[:2000])
+        detail = {"error": str(error)[:2000]}
+        if cause is Cause.HOST_OOM:
+            detail |= prescribe(member, number)
+        member.ledger.end(number, cause, step=attempt.last_step, **detail)
     else:
         Outcome(number, value).save(member)
         member.ledger.end(number, Cause.FINISHED, step=attempt.last_step)
@@ -106,8 +109,9 @@ def _cause_of_stop(stage: Stage, member: Member, stop: signals.StopFlag) -> Caus
 
 def _cause_of_error(error: Exception) -> Cause:
     # Where not even one sample fits, trying again is no use.
-    hopeless = isinstance(error, DeviceOutOfMemoryError)
-    return Cause.DEVICE_OOM if is_out_of_memory(error) and not hopeless else Cause.ERROR
+    if is_out_of_memory(error) and not isinstance(error, DeviceOutOfMemoryError):
+        return Cause.DEVICE_OOM
+    return Cause.HOST_OOM if oomkill.killed_children() else Cause.ERROR
 
 
 def _redirect_output(log: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from cluster import limits, signals, slurm
 from cluster.calls import Call
 from cluster.cause import Budgets
+from cluster.hostmemory import HostMemory
 from cluster.job import RobustJob
 from cluster.limits import Limits
 from cluster.local import LocalPool
@@ -39,6 +40,7 @@ class RobustExecutor:
         budgets: How often each cause may start a member again.
         checkpoint_seconds: The time between saves.
         keep: Checkpoints to keep.
+        host_memory: What gives way where a member exceeds its memory on Slurm.
         workers: Members at once on the local backend; by default as many as the cores hold.
         wait_for_room: Where Slurm takes fewer members at once (MaxSubmitJobs), stay and send
             the rest as room comes, instead of refusing.
@@ -54,6 +56,7 @@ class RobustExecutor:
         budgets: Budgets | None = None,
         checkpoint_seconds: float = 60.0,
         keep: int = 2,
+        host_memory: HostMemory | None = None,
         workers: int | None = None,
         wait_for_room: bool = False,
     ) -> None:
@@ -69,6 +72,7 @@ class RobustExecutor:
             budgets=budgets or Budgets(),
             checkpoint_seconds=checkpoint_seconds,
             keep=keep,
+            host_memory=host_memory or HostMemory(),
         )
         # A second executor on the same stage adds members; it never forgets the first one's.
         with contextlib.suppress(RunError):

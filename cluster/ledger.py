@@ -5,7 +5,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,23 @@ class Ledger:
         """Note that attempt ``number`` has not answered a stop and is about to be killed."""
         self._append("overdue", attempt=number, **detail)
 
+    def microbatch(self, number: int, microbatch: int) -> None:
+        """Note how many samples attempt ``number`` takes at once from now on."""
+        self._append("microbatch", attempt=number, microbatch=microbatch)
+
+    def remedy(self, number: int, memory: int | None, microbatch: int | None) -> None:
+        """Note what is tried after attempt ``number``; it comes before the note of its end."""
+        self._append("remedy", attempt=number, memory=memory, microbatch=microbatch)
+
+    def refused(self, number: int, error: str) -> None:
+        """Note that the remedy for attempt ``number`` could not be had."""
+        self._append("refused", attempt=number, error=error)
+
+    def remedied(self, number: int) -> bool:
+        """Whether there is something to try after attempt ``number``."""
+        events = [e["event"] for e in self.events() if e.get("attempt") == number]
+        return "remedy" in events and "refused" not in events
+
     def cancel(self) -> None:
         """Note that the user no longer wants the member."""
         self._append("cancel")
@@ -103,6 +120,9 @@ class Ledger:
                 records[number] = AttemptRecord(number, event["time"], event["where"])
             elif event["event"] == "end" and number in records:
                 records[number] = _ended(records[number], event)
+            elif event["event"] == "refused" and number in records:
+                detail = {**(records[number].detail or {}), "error": event["error"]}
+                records[number] = replace(records[number], detail=detail)
         return list(records.values())
 
     def attempt_count(self) -> int:
@@ -158,8 +178,9 @@ class Ledger:
 
 
 def here() -> dict[str, Any]:
-    """Where this process runs: host, process id and Slurm's ids."""
-    names = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_NODELIST")
+    """Where this process runs: host, process id, Slurm's ids, and the memory it gives."""
+    ids = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_NODELIST")
+    names = (*ids, "MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")
     slurm = {n.lower(): os.environ[f"SLURM_{n}"] for n in names if f"SLURM_{n}" in os.environ}
     return {"host": socket.gethostname(), "pid": os.getpid(), "slurm": slurm}
 

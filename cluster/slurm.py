@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -169,6 +169,7 @@ def parse_job_facts(text: str, restarts: int = 0) -> JobFacts:
         preempted=_timestamp(fields.get("PreemptTime", "")) is not None,
         requeued=int(fields.get("Restarts", 0)) > restarts,
         out_of_memory=fields.get("DerivedExitCode", "").endswith(":125"),
+        step_code=fields.get("DerivedExitCode", ""),
     )
 
 
@@ -179,6 +180,28 @@ def requeue(job_id: str) -> None:
         SlurmError: Slurm refused; the job ends here.
     """
     run(["scontrol", "requeue", job_id])
+
+
+def set_memory(job_id: str, mebibytes: int) -> None:
+    """Change the memory that a job which waits asks for on a node.
+
+    Raises:
+        SlurmError: Slurm refused; the job keeps what it has.
+    """
+    run(["scontrol", "update", f"JobId={job_id}", f"MinMemoryNode={mebibytes}"])
+
+
+def largest_node(partition: str | None) -> int | None:
+    """The memory of the largest node in MiB, or None where Slurm does not say.
+
+    Slurm takes a request above it and never starts the job.
+    """
+    where = [f"--partition={partition}"] if partition else []
+    try:
+        text = run(["sinfo", "--noheader", "--format=%m", *where], timeout=20)
+    except SlurmError:
+        return None
+    return max((int(size) for size in re.findall(r"\d+", text)), default=None)
 
 
 def cancel(job_ids: Sequence[str]) -> None:
@@ -212,8 +235,14 @@ def queued_states(job_ids: Sequence[str]) -> dict[str, str]:
 
 def own_job_id() -> str | None:
     """The id of the job this process runs in, as scontrol takes it, e.g. ``17_3``."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    names = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID")
+    return job_name({name.lower(): os.environ.get(f"SLURM_{name}") for name in names})
+
+
+def job_name(ids: Mapping[str, str | None]) -> str | None:
+    """The id of a job as scontrol takes it, from Slurm's variables as the ledger holds them."""
+    array, task = ids.get("array_job_id"), ids.get("array_task_id")
+    return f"{array}_{task}" if array and task else ids.get("job_id")
 
 
 def _answers() -> bool:
@@ -242,3 +271,39 @@ def previous_state(job_id: str) -> str | None:
     states = [line.split()[0] for line in text.splitlines() if line.strip()]
     ended = [state for state in states if state not in ("RUNNING", "PENDING", "COMPLETING")]
     return ended[-1] if ended else None
+
+
+def step_state(job_id: str) -> str | None:
+    """The state of the step in the newest run of a job; None where accounting cannot say."""
+    rows = _accounting(job_id, "JobID,State")
+    steps = [state for job, state in rows if job.endswith(".0")]
+    if steps:
+        return steps[-1].split()[0]
+    return "RUNNING" if rows else None  # a step that accounting has not heard of yet
+
+
+def ended_out_of_memory(job_id: str, run: int) -> bool:
+    """Whether accounting says that run ``run`` of a job, from 0, was killed for its memory."""
+    rows = _accounting(job_id, "JobID,State", "--duplicates")
+    runs: list[list[str]] = []
+    for job, state in rows:
+        if "." not in job:
+            runs.append([])
+        if runs:
+            runs[-1].append(state)
+    return run < len(runs) and "OUT_OF_MEMORY" in runs[run]
+
+
+def peak_memory(job_id: str) -> int | None:
+    """The most memory that Slurm saw the newest run of a job use, in MiB, if it knows."""
+    text = " ".join(row[1] for row in _accounting(job_id, "JobID,MaxRSS"))
+    return max((int(kib) // 1024 for kib in re.findall(r"(\d+)K", text)), default=None)
+
+
+def _accounting(job_id: str, fields: str, *options: str) -> list[list[str]]:
+    command = ["sacct", "--noheader", "--parsable2", *options, f"--format={fields}"]
+    try:
+        text = run([*command, f"--jobs={job_id}"], timeout=20)
+    except SlurmError:
+        return []
+    return [line.split("|") for line in text.splitlines() if line.count("|") == fields.count(",")]

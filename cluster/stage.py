@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.cause import Budgets, Cause
 from cluster.files import write_atomic
+from cluster.hostmemory import HostMemory
 from cluster.member import Member
 
 
@@ -33,6 +34,7 @@ class Stage:
         keep: Checkpoints to keep.
         keep_bytes: Bytes that they may take together; two are kept in any case.
         signal_delay: Seconds before the time limit at which a member is told to leave.
+        host_memory: What gives way where a member exceeds its memory.
         search_path: Where the submitting process found modules; workers look there last.
     """
 
@@ -46,6 +48,7 @@ class Stage:
     keep: int = 2
     keep_bytes: int | None = None
     signal_delay: int = 90
+    host_memory: HostMemory = field(default_factory=HostMemory)
     search_path: tuple[str, ...] = ()
 
     @property
@@ -85,6 +88,7 @@ class Stage:
         try:
             record: dict[str, Any] = json.loads(path.read_text())
             record["budgets"] = Budgets(**record["budgets"])
+            record["host_memory"] = HostMemory(**record.get("host_memory", {}))
             record["search_path"] = tuple(record["search_path"])
             return cls(run=run, **record)
         except FileNotFoundError as error:
@@ -115,6 +119,8 @@ def wants_another_attempt(member: Member, budgets: Budgets) -> bool:
     cause = attempts[-1].cause
     if cause in (None, Cause.FINISHED, Cause.CANCELLED):
         return False
+    if cause is Cause.HOST_OOM and not ledger.remedied(attempts[-1].number):
+        return False  # the same memory is not enough for the same batch a second time
     return budgets.allows(cause, ledger.spent())
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster import Accumulator, random_state
+from cluster.hostmemory import limited
 from pipelines.training.settings import TrainingConfig, learning_rate
 
 Record = Callable[[int, Mapping[str, float]], None]
@@ -96,6 +97,16 @@ class Trainer:
     def final_network(self) -> nn.Module:
         """The network to use: the average where one is kept."""
         return self.network if self.average is None else self.average
+
+    @property
+    def microbatch(self) -> int:
+        """Samples on the device at once."""
+        return self.accumulator.microbatch
+
+    def limit_microbatch(self, limit: int) -> None:
+        """Put at most ``limit`` samples on the device at once from now on."""
+        sizes = self.accumulator
+        sizes.microbatch, sizes.grain = limited(sizes.microbatch, sizes.grain, limit)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

@@ -313,6 +313,19 @@ def test_a_shortage_of_memory_changes_no_bit(when: int, grain: int, backward: bo
     assert run.rows == twin.rows
 
 
+@pytest.mark.parametrize(("limit", "microbatch"), [(12, 12), (11, 8), (8, 8), (6, 4), (4, 4)])
+def test_a_limit_after_a_kill_for_memory_changes_no_bit(limit: int, microbatch: int) -> None:
+    before = Run(config(**RICH)).go(7)
+    run, twin = Run(config(**RICH)), Run(config(**RICH)).go()
+    # The limit comes after the checkpoint, which knows a larger microbatch.
+    run.trainer.load_state_dict(before.state())
+    run.trainer.limit_microbatch(limit)
+    assert run.trainer.microbatch == microbatch
+    run.go()
+    assert equal(run.state() | {"accumulator": 0}, twin.state() | {"accumulator": 0})
+    assert [*before.rows, *run.rows] == twin.rows
+
+
 def test_half_precision_is_in_the_passes_and_not_in_the_weights() -> None:
     seen: list[torch.dtype] = []
     run = Run(config(precision="bf16", ema=0.9))

@@ -102,7 +102,7 @@ def _sbatch(state: _State, arguments: list[str]) -> int:
     for earlier in state["jobs"]:
         # What arrives late does so just before the call that follows it.
         earlier["state"] = "PENDING" if earlier["state"] == "LATE" else earlier["state"]
-    said, accepted = FAULTS.get(fault, ("", True))
+    said, accepted = FAULTS[fault] if fault else ("", True)
     text = Path(arguments[-1]).read_text()
     given = _options(text)
     elements = _elements(given["array"])
@@ -179,7 +179,7 @@ def _sacctmgr(state: _State, arguments: list[str]) -> int:
         return 1
     for row in state["books"][entity]:
         # "name" selects by name, "user=" the rows of accounts.
-        asked = dict(w.split("=") if "=" in w else ("name", w) for w in where)
+        asked = dict(w.split("=") if "=" in w else ["name", w] for w in where)
         if all(row.get(key, "") == value for key, value in asked.items() if key != "cluster"):
             print("|".join(row.get(field, "") for field in form.removeprefix("format=").split(",")))
     return 0
