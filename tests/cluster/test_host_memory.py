@@ -113,7 +113,7 @@ def test_what_gives_way_first_is_the_users_choice(
 def test_rules_that_would_not_end_are_refused() -> None:
     for wrong in ({"growth": 1.0}, {"memory_cap": 0.5}, {"order": "more of both"}):
         with pytest.raises(ValueError, match=r"growth > 1|more of both"):
-            HostMemory(**wrong)  # type: ignore[arg-type]
+            HostMemory(**wrong)
 
 
 @untimed
