@@ -38,7 +38,7 @@ class RobustExecutor:
         stage: The name of the array in the run directory.
         order: The place of the stage among others.
         budgets: How often each cause may start a member again.
-        checkpoint_seconds: The time between saves.
+        checkpoint_seconds: The longest time between saves.
         keep: Checkpoints to keep.
         host_memory: What gives way where a member exceeds its memory on Slurm.
         workers: Members at once on the local backend; by default as many as the cores hold.

@@ -37,7 +37,7 @@ class Resources(Config):
         qos: Quality of service, or the user's default.
         parallelism: Members at once, or no limit.
         signal_delay: Seconds before the limit at which the member is told to leave.
-        checkpoint_seconds: Time between saves.
+        checkpoint_seconds: The longest time between saves; they come sooner where it pays.
     """
 
     cpus: PositiveInt = 1
