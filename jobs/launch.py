@@ -114,11 +114,10 @@ class Launcher:
         return sent
 
     def _send_all(self, sent: dict[str, list[str]]) -> None:
+        self._recall_what_waits()
         before = Ahead()
         for stage in self.plan.stages:
             indices = self.unfinished(stage.name)
-            if sent:
-                indices = sorted([*indices, *self._recall(stage.name)])
             ahead = Ahead(elements=self._elements(stage.name), members=indices)
             if indices:
                 executor = self.executor(stage, before.dependency(stage.wait, indices))
@@ -171,7 +170,15 @@ class Launcher:
             lambda m: _is_unfinished(m) and (m.state not in OPEN or waits_for_launcher(m)),
         )
 
-    def _recall(self, stage: str) -> list[int]:
+    def _recall_what_waits(self) -> None:
+        """Call back what waits in the queue behind members that are about to be sent."""
+        names = [stage.name for stage in self.plan.stages]
+        first = next((n for n, name in enumerate(names) if self.unfinished(name)), len(names))
+        # The last first: what waits for a job may start the moment that job leaves the queue.
+        for name in reversed(names[first + 1 :]):
+            self._recall(name)
+
+    def _recall(self, stage: str) -> None:
         """Take members that wait in Slurm's queue out of it."""
         queued = [
             m
@@ -181,7 +188,6 @@ class Launcher:
         slurm.cancel([m.job_id for m in queued if m.job_id])
         for m in queued:
             Member(self.plan.directory, stage, m.index).ledger.withdrawn()
-        return [m.index for m in queued]
 
     def _elements(self, stage: str) -> list[str]:
         members = run_status(self.plan.directory)
