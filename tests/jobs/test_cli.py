@@ -12,6 +12,7 @@ import yaml
 from support.commandline import run_of, tree, yaoki
 from support.commands import Commands
 
+from cluster.cause import Cause
 from cluster.ledger import here
 from cluster.stage import load_stages
 from cluster.status import State, run_status
@@ -144,6 +145,16 @@ def test_a_second_submit_sends_nothing(tmp_path: Path, fake_slurm: Commands) -> 
     assert again.code == 0
     assert "nothing to submit" in again.err
     assert len(list((tmp_path / "sent").iterdir())) == 4
+
+
+def test_what_waits_is_called_back_from_the_end(tmp_path: Path, fake_slurm: Commands) -> None:
+    assert yaoki("submit", *SMOKE, "--runs", tmp_path / "runs").code == 0
+    member = load_stages(run_of(tmp_path / "runs"))[1].member(0)
+    member.ledger.end(member.ledger.start(here()), Cause.CANCELLED)
+    fake_slurm.add("squeue", "printf '%s|PENDING\\n' 100_0 100_1 101_1 102_0 102_1 103_0")
+    again = yaoki("retry", "--runs", tmp_path / "runs", "--json")
+    assert list(again.record["jobs"]) == ["train", "assimilate", "collect"]
+    assert fake_slurm.calls("scancel") == ["scancel 103_0", "scancel 102_0 102_1"]
 
 
 def test_run_keeps_its_hands_off_members_that_slurm_holds(
