@@ -93,7 +93,9 @@ def test_overrides_may_stand_anywhere(tmp_path: Path) -> None:
         ["diffusion", "--preset", "smoke", "seed=1", "--json", "members=4"],
     ]
     first, second = (yaoki("plan", *order, cwd=tmp_path).record for order in orders)
-    assert first["digest"] == second["digest"]
+    for script in [*first["scripts"], *second["scripts"]]:
+        del script["slurm"]  # when it would start, which Slurm reckons anew each time
+    assert first == second
     assert (first["config"]["seed"], first["config"]["members"]) == (1, 4)
 
 
