@@ -1,7 +1,7 @@
 """The Zarr ensemble: planned once, written by members, sealed by ``collect``, proved by ``verify``.
 
 The stored layout is described in ``docs/data-format.md``. Importing this package does not import
-zarr: planning and writing need it, verifying and collecting work on files and digests alone.
+zarr: planning alone needs it; writing, verifying and collecting work on files and digests.
 """
 
 from pipelines.ensemble.collecting import collect

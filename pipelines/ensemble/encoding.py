@@ -1,4 +1,4 @@
-"""Zarr's part: encode the planner's metadata and the members' shards to bytes in memory.
+"""Zarr's part: encode the planner's metadata to bytes in memory.
 
 Zarr never touches the disk here. The bytes that leave are digested before they are written and
 are written durably, neither of which Zarr's own store does.
@@ -36,14 +36,6 @@ def planned_files(
         _create_coordinate(group, coordinate)
     _create_mask(group, layout.members)
     return _consolidated({name: content.to_bytes() for name, content in files.items()})
-
-
-def encode_shard(spec: ArraySpec, values: Array) -> bytes:
-    """Encode what one member writes to one array; a shard does not depend on its place in it."""
-    files: dict[str, Buffer] = {}
-    group = zarr.create_group(MemoryStore(files), zarr_format=3)
-    _create_array(group, spec, members=1)[:] = values[None]
-    return files[spec.shard(0)].to_bytes()
 
 
 def _create_array(group: zarr.Group, spec: ArraySpec, members: int) -> "zarr.Array[Any]":

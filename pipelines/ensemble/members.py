@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from cluster.files import write_atomic
+from cluster.files import replacing, write_atomic
 from pipelines.ensemble.documents import EnsembleError, Stored, reported, seal, unseal
 from pipelines.ensemble.layout import FORMAT, ArraySpec, Layout, read_layout
+from pipelines.ensemble.shards import Shard
 
 _PATIENCE = 300.0
 _threads = threading.Lock()
@@ -83,13 +83,14 @@ def write_member(
     _check_arrays(layout, member, arrays)
     _check_configuration(layout, member, provenance)
     content = _encode(layout, member, arrays)
-    shards = {name: Stored.of(encoded) for name, encoded in content.items()}
+    shards = {name: shard.stored for name, shard in content.items()}
     commit = Commit(member, fence, layout.config_digest, shards, dict(provenance))
     with reported(f"writing member {member} of {path}"), _turn(layout, member):
         standing = _standing(layout, commit)
-        for name, encoded in content.items():
+        for name, shard in content.items():
             if shards[name].damage(path / name):
-                write_atomic(path / name, encoded)
+                with replacing(path / name) as file:
+                    shard.write(file)
         if standing is not None:
             return standing
         write_atomic(layout.commit(member), seal(_to_json(commit)))
@@ -140,12 +141,9 @@ def _standing(layout: Layout, commit: Commit) -> Commit | None:
     return found
 
 
-def _encode(layout: Layout, member: int, arrays: Mapping[str, NDArray[Any]]) -> dict[str, bytes]:
-    from pipelines.ensemble.encoding import encode_shard
-
+def _encode(layout: Layout, member: int, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Shard]:
     return {
-        spec.shard(member): encode_shard(spec, np.asarray(arrays[name]))
-        for name, spec in layout.arrays.items()
+        spec.shard(member): Shard.encode(spec, arrays[name]) for name, spec in layout.arrays.items()
     }
 
 

@@ -1,0 +1,178 @@
+"""What writing a member costs: yaoki, tensorstore, zarr, h5py and np.save, side by side.
+
+    python benchmarks/store.py                  # 134 MB a member, uncompressed and lz4
+    python benchmarks/store.py --megabytes 500 --rounds 5
+
+Every writer writes the same turbulence-like float32 array to a new place, in the same layout where
+it has one: one shard a member, inner chunks near 1 MiB, one thread. They take turns; printed are
+the medians of CPU seconds a GB (user and system), its ratio to tensorstore's, and what the writer
+guarantees. yaoki's includes the digest of every byte, fsync, rename and the commit.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+for threads in ("OMP_NUM_THREADS", "BLOSC_NTHREADS"):
+    os.environ.setdefault(threads, "1")
+
+import h5py  # noqa: E402  (threads are read at import)
+import numpy as np  # noqa: E402
+import tensorstore  # noqa: E402
+import zarr  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipelines.ensemble import ArraySpec, create_ensemble, write_member  # noqa: E402
+from pipelines.ensemble.layout import Codec  # noqa: E402
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A writer; ``prepare`` makes its store, outside of what is timed."""
+
+    name: str
+    promises: str
+    prepare: Callable[[Path, ArraySpec], Any]
+    write: Callable[[Any, Array], None]
+
+
+def turbulence(megabytes: int) -> Array:
+    """Fields with a decaying spectrum, (t, 256, 256): noise alone would flatter no codec."""
+    rng = np.random.default_rng(0)
+    steps = max(1, round(megabytes * 1e6 / (4 * 256**2)))
+    wavenumber = np.hypot(*np.meshgrid(np.fft.fftfreq(256, 1 / 256), np.arange(129), indexing="ij"))
+    damping = (1 + wavenumber) ** -1.5
+    fields = (np.fft.irfft2(np.fft.rfft2(rng.standard_normal((256, 256))) * damping), 1.0)
+    return np.stack(
+        [np.roll(fields[0], 3 * step, 0) * (1 + 1e-3 * step) for step in range(steps)]
+    ).astype(np.float32)
+
+
+def own_store(path: Path, spec: ArraySpec) -> Path:
+    create_ensemble(path / "e.zarr", 1, [spec], {"config_digest": "benchmark"})
+    return path / "e.zarr"
+
+
+def own_write(path: Path, values: Array) -> None:
+    write_member(path, 0, {"u": values}, {"config_digest": "benchmark"}, fence=1)
+
+
+def tensorstore_store(path: Path, spec: ArraySpec) -> Any:
+    inner = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    if spec.codec != "none":
+        blosc = {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "typesize": 4}
+        inner.append({"name": "blosc", "configuration": blosc})
+    sharding = {
+        "chunk_shape": [1, *spec.inner],
+        "codecs": inner,
+        "index_codecs": [inner[0], {"name": "crc32c"}],
+    }
+    metadata = {
+        "shape": [1, *spec.shape],
+        "data_type": spec.dtype,
+        "fill_value": "NaN",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, *spec.shape]}},
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+    }
+    store = {"driver": "file", "path": str(path / "t.zarr")}
+    one = {"data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}}
+    described = {"driver": "zarr3", "kvstore": store, "metadata": metadata, "context": one}
+    return tensorstore.open(described, create=True).result()
+
+
+def tensorstore_write(store: Any, values: Array) -> None:
+    store[0].write(values).result()
+
+
+def zarr_store(path: Path, spec: ArraySpec) -> Any:
+    codec = zarr.codecs.BloscCodec(cname="lz4", shuffle="bitshuffle", typesize=4)
+    return zarr.create_array(
+        path / "z.zarr",
+        shape=(1, *spec.shape),
+        shards=(1, *spec.shape),
+        chunks=(1, *spec.inner),
+        dtype=spec.dtype,
+        compressors=None if spec.codec == "none" else codec,
+    )
+
+
+def zarr_write(store: Any, values: Array) -> None:
+    store[0] = values
+
+
+def h5py_write(path: Path, values: Array) -> None:
+    with h5py.File(path / "h.h5", "w") as file:
+        file["u"] = values
+
+
+def numpy_write(path: Path, values: Array) -> None:
+    np.save(path / "n.npy", values)
+
+
+def folder(path: Path, _spec: ArraySpec) -> Path:
+    return path
+
+
+PEERS = (
+    Peer("yaoki", "digests, fsync, commit", own_store, own_write),
+    Peer("tensorstore", "rename, fsync", tensorstore_store, tensorstore_write),
+    Peer("zarr", "rename", zarr_store, zarr_write),
+    Peer("h5py, contiguous", "nothing", folder, h5py_write),
+    Peer("np.save", "nothing", folder, numpy_write),
+)
+
+
+def seconds_a_gigabyte(peer: Peer, spec: ArraySpec, values: Array) -> float:
+    """CPU seconds of one write, in all threads of this process."""
+    path = Path(tempfile.mkdtemp(prefix="yaoki-store-"))
+    try:
+        prepared = peer.prepare(path, spec)
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        peer.write(prepared, values)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+    finally:
+        shutil.rmtree(path)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return spent / (values.nbytes / 1e9)
+
+
+def measure(codec: Codec, values: Array, rounds: int) -> None:
+    spec = ArraySpec("u", values.shape, ("time", "y", "x"), codec=codec)
+    peers = [p for p in PEERS if codec == "none" or p.prepare is not folder]
+    spent: dict[str, list[float]] = {peer.name: [] for peer in peers}
+    for _ in range(rounds):
+        for peer in peers:
+            spent[peer.name].append(seconds_a_gigabyte(peer, spec, values))
+    medians = {name: statistics.median(times) for name, times in spent.items()}
+    print(f"\n{codec}, inner chunks {spec.inner}, median of {rounds}")
+    print("| writer | CPU s/GB | of tensorstore's | promises |\n|---|---|---|---|")
+    for peer in peers:
+        ratio = medians[peer.name] / medians["tensorstore"]
+        print(f"| {peer.name} | {medians[peer.name]:.2f} | {ratio:.2f} | {peer.promises} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megabytes", type=int, default=134, help="of a member")
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    values = turbulence(arguments.megabytes)
+    for codec in ("none", "lz4-bitshuffle"):
+        measure(codec, values, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
