@@ -70,7 +70,8 @@ class TrajectoryDataset(Dataset[Tensor]):
         """The window of a (trajectory, start) pair."""
         if not isinstance(index, tuple) or len(index) != 2:
             raise TypeError(f"expected a pair (trajectory, start), found {index!r}")
-        frames = torch.from_numpy(self._read(int(index[0]), int(index[1]), self.window))
+        frames = torch.empty((self.window, *self.shape[2:]))
+        self._read(frames.numpy(), int(index[0]), int(index[1]))
         return frames.flatten(0, 1) if self.flatten else frames
 
     def windows(self, indices: Iterable[int], starts: Iterable[int]) -> Tensor:
@@ -78,21 +79,24 @@ class TrajectoryDataset(Dataset[Tensor]):
         pairs = [(int(i), int(s)) for i, s in zip(indices, starts, strict=True)]
         batch = torch.empty((len(pairs), self.window, *self.shape[2:]))
         for row, (index, start) in zip(batch.numpy(), pairs, strict=True):
-            row[...] = self._read(index, start, self.window)
+            self._read(row, index, start)
         return batch.flatten(1, 2) if self.flatten else batch
 
     def trajectory(self, index: int) -> Tensor:
         """A whole trajectory, (T, C, H, W)."""
-        return torch.from_numpy(self._read(index, 0, self.shape[1]))
+        frames = torch.empty(self.shape[1:])
+        self._read(frames.numpy(), index, 0)
+        return frames
 
-    def _read(self, index: int, start: int, frames: int) -> NDArray[np.float32]:
+    def _read(self, frames: NDArray[np.float32], index: int, start: int) -> None:
         if not 0 <= index < len(self):
             raise IndexError(f"expected a trajectory from 0 to {len(self) - 1}, found {index}")
-        if not 0 <= start <= self.shape[1] - frames:
-            raise IndexError(f"expected a start from 0 to {self.shape[1] - frames}, found {start}")
+        last = self.shape[1] - len(frames)
+        if not 0 <= start <= last:
+            raise IndexError(f"expected a start from 0 to {last}, found {start}")
         shard = bisect_right(self._ends, index)
         file = self.files[shard]
-        return file.read(index - self._ends[shard] + file.shape[0], start, frames)
+        file.read_into(frames, index - self._ends[shard] + file.shape[0], start)
 
 
 def split(n: int, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> tuple[range, ...]:

@@ -263,7 +263,7 @@ def test_four_workers_read_what_one_process_reads(
     np.testing.assert_array_equal(torch.cat(read).numpy(), expected)
 
 
-def test_a_forked_reader_opens_the_file_for_itself(
+def test_a_forked_reader_does_not_disturb_its_parent(
     shards: tuple[list[Path], NDArray[np.float32]],
 ) -> None:
     file = TrajectoryFile(shards[0][0])
@@ -274,10 +274,9 @@ def test_a_forked_reader_opens_the_file_for_itself(
         with suppress(Exception):
             same = np.array_equal(file.read(4, 0, 9), shards[1][4])
             os.lseek(_descriptor_of(file.path), 12_345, os.SEEK_SET)
+            file.close()
         os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    # A descriptor that the child had inherited would have moved ours as well.
-    assert os.lseek(_descriptor_of(file.path), 0, os.SEEK_CUR) != 12_345
     np.testing.assert_array_equal(file.read(4, 0, 9), shards[1][4])
 
 
@@ -332,6 +331,26 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: int) -> None:
         TrajectoryFile(path)
     with pytest.raises(TrajectoryError, match="is no whole HDF5 file"):
         write_trajectories(path, fields(), HOW)
+
+
+def test_what_befalls_an_open_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    write_trajectories(path, fields(), HOW)
+    file = TrajectoryFile(path)
+    with h5py.File(path, "r+") as altered:
+        altered["x"][2, 5, 0, 0, 0] = np.nan
+    np.testing.assert_array_equal(file.read(1, 0, 9), fields()[1])
+    with pytest.raises(TrajectoryError, match=r"x.h5: expected finite values.* trajectory 2"):
+        file.read(2, 0, 3)
+    os.truncate(path, path.stat().st_size - 100)
+    with pytest.raises(TrajectoryError, match=r"x.h5: trajectory 5: the file ends there"):
+        file.read(5, 0, 9)
+
+
+def test_a_file_with_a_preface_is_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w", userblock_size=1024) as file:
+        file["x"] = fields()
+    np.testing.assert_array_equal(TrajectoryFile(tmp_path / "x.h5").read(3, 2, 4), fields()[3, 2:6])
 
 
 def test_missing_files_and_differing_shards_are_refused(tmp_path: Path) -> None:
