@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -38,13 +39,14 @@ class Finding:
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command of this module."""
     doctor = commands.add_parser("doctor", help="check this machine and its packages")
+    doctor.add_argument("data", nargs="*", type=Path, help="trajectory files to look at as well")
     add_runs_option(doctor)
     doctor.add_argument("--json", action="store_true", help="print JSON for a program to read")
     doctor.set_defaults(handler=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    findings = list(examine(arguments.runs))
+    findings = [*examine(arguments.runs), *map(trajectory_file, arguments.data)]
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
@@ -78,6 +80,26 @@ def shadowed_packages() -> Iterator[Finding]:
             yield Finding(name, "bad", text)
         else:
             yield Finding(name, "ok", str(location(name)))
+
+
+def trajectory_file(path: Path) -> Finding:
+    """Look at a file of trajectories: whether it is whole, and what a window costs."""
+    from pipelines.trajectories import SlowLayoutWarning, TrajectoryError, TrajectoryFile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SlowLayoutWarning)  # it is told below
+            file = TrajectoryFile(path)
+    except TrajectoryError as error:
+        return Finding("data", "bad", str(error))
+    frames = min(5, file.shape[1])
+    found = (
+        f"{path}: (n, T, C, H, W) = {file.shape}; a window of {frames} frames takes "
+        f"{file.window_seconds(frames) * 1e3:.2f} ms"
+    )
+    if file.contiguous:
+        return Finding("data", "ok", found)
+    return Finding("data", "note", f"{found}; it is chunked: 'yaoki repack {path} NEW' mends that")
 
 
 def _device() -> Finding:

@@ -141,19 +141,29 @@ class TrajectoryFile:
             self._check_finite()
 
     def _warn_of_chunks(self, x: Any) -> None:
-        n, steps = x.shape[:2]
-        begin = time.perf_counter()
-        for part in range(3):  # far apart, or the chunk cache would answer
-            frames = np.empty((min(5, steps), *x.shape[2:]), np.float32)
-            self._fill(frames, part * n // 3, part * max(steps - 5, 0) // 2)
-        seconds = (time.perf_counter() - begin) / 3
+        frames = min(5, self.shape[1])
+        milliseconds = self.window_seconds(frames) * 1e3
         warnings.warn(
-            f"{self.path}: x is chunked {x.chunks}, compression {x.compression}; a window of 5 "
-            f"frames took {seconds * 1e3:.2f} ms here; rewrite it contiguous once: "
-            f"pipelines.trajectories.rewrite({str(self.path)!r}, 'new.h5')",
+            f"{self.path}: x is chunked {x.chunks}, compression {x.compression}; a window of "
+            f"{frames} frames took {milliseconds:.2f} ms here; write it contiguous once: "
+            f"yaoki repack {str(self.path)!r} 'new.h5'",
             SlowLayoutWarning,
             stacklevel=4,
         )
+
+    def window_seconds(self, frames: int) -> float:
+        """What a window costs to read here and now, the mean of three far from each other."""
+        n, steps = self.shape[:2]
+        window = np.empty((frames, *self.shape[2:]), np.float32)
+        begun = time.perf_counter()
+        for part in range(3):  # far apart, or the chunk cache would answer
+            self._fill(window, part * n // 3, part * (steps - frames) // 2)
+        return (time.perf_counter() - begun) / 3
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the values lie in the file as they are, in one piece."""
+        return self._place is not None
 
     def _check_finite(self) -> None:
         for index in range(self.shape[0]):
