@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cluster.ledger import Ledger
     from cluster.member import Member
     from cluster.memory import Accumulator
+    from cluster.shielding import shielded
 
 _HOMES = {
     "Accumulator": "memory",
@@ -29,6 +30,7 @@ _HOMES = {
     "Member": "member",
     "RobustExecutor": "executor",
     "RobustJob": "job",
+    "shielded": "shielding",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "Member",
     "RobustExecutor",
     "RobustJob",
+    "shielded",
 ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster import oomkill, signals, slurm
+from cluster import oomkill, shielding, signals, slurm
 from cluster.aftermath import prescribe, settle_lost_attempt
 from cluster.attempt import Attempt, Interrupted
 from cluster.calls import Call, Outcome
@@ -101,7 +101,8 @@ def _cause_of_stop(stage: Stage, member: Member, stop: signals.StopFlag) -> Caus
     if not member.ledger.wanted():
         return Cause.CANCELLED
     job = slurm.own_job_id()
-    facts = slurm.job_facts(job) if job else None
+    with shielding.shielded():  # a second TERM may come, and what scontrol knows decides
+        facts = slurm.job_facts(job) if job else None
     assert stop.signum is not None
     assert stop.received_at is not None
     return stop_cause(stop.signum, stop.received_at, facts, stage.signal_delay)

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from cluster import signals
+from cluster import shielding, signals
 
 #: Variable with the process id of the local pool that a worker belongs to.
 LAUNCHER = "YAOKI_LAUNCHER"
@@ -30,13 +30,20 @@ def main(arguments: list[str]) -> int:
     # Last, so that a folder named like one of our packages, beside the user's script, hides none.
     sys.path.extend(place for place in stage.search_path if place not in sys.path)
     element = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
-    return execute(stage, int(index) + element, stop, redirect=True)
+    status = execute(stage, int(index) + element, stop, redirect=True)
+    if stop:
+        shielding.dismiss_children()
+    return status
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
     """The command that runs a module of ours; ``-P`` keeps the working directory off the path."""
     return [sys.executable, "-P", "-u", "-m", f"cluster.{module}", *arguments]
 
+
+if __name__ == "__mp_main__":  # a child that multiprocessing has spawned imports this module first
+    shielding.shield_forks()
+    shielding.shield(os.getppid())
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
