@@ -8,17 +8,21 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
-from support.small_work import equal, train
+import torch
+from support.small_work import SmallTrainer, equal, train
 from support.waiting import wait
+from torch.utils.data import DataLoader, TensorDataset
 
-from cluster import Cause, RobustExecutor, RobustJob, slurm
+from cluster import Attempt, Cause, RobustExecutor, RobustJob, shielded, slurm
 from cluster.slurmbox import SlurmBox
 from cluster.status import State, run_status
 
@@ -28,6 +32,38 @@ STEPS, PAUSE = 120, 0.25
 FREE_NODES, PREEMPTED_NODE, LOST_NODE = ("n0", "n1"), "n2", "n3"
 
 
+# Workers cannot import the tests.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def train_with_children(seed: int, steps: int, attempt: Attempt, pause: float = 0.0) -> Any:
+    """Train, and in each step take a number from a data loader and from a program."""
+    trainer = SmallTrainer(seed, steps)
+    attempt.restore(trainer)
+    print("resumed at step", attempt.resumed_step)
+    with shielded():
+        program = subprocess.Popen(
+            ["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+    assert program.stdin is not None
+    assert program.stdout is not None
+    numbers = TensorDataset(torch.arange(trainer.steps_done, steps))
+    # A generator of its own: the loader draws a seed, from the global one by default.
+    loader = DataLoader(
+        numbers, num_workers=1, generator=torch.Generator(), multiprocessing_context="fork"
+    )
+    batches = iter(loader)
+    for step in attempt.steps(trainer):
+        trainer.step()
+        time.sleep(pause)
+        program.stdin.write(b".")
+        assert program.stdout.read(1) == b"."
+        (number,) = next(batches)
+        assert number.item() == step
+    program.kill()
+    return trainer.result()
+
+
 class Scene:
     """One member, and the fault that befalls it while it runs.
 
@@ -35,11 +71,18 @@ class Scene:
         folder: Its run directory.
         nodes: Nodes that it may use.
         minutes: Its time limit.
+        function: What it runs.
     """
 
-    def __init__(self, folder: Path, nodes: tuple[str, ...] = FREE_NODES, minutes: int = 10):
+    def __init__(
+        self,
+        folder: Path,
+        nodes: tuple[str, ...] = FREE_NODES,
+        minutes: int = 10,
+        function: Callable[..., Any] = train,
+    ):
         self.folder, self.nodes, self.minutes = folder, nodes, minutes
-        self.job = self.executor().submit(train, 11, STEPS, pause=PAUSE)
+        self.job = self.executor().submit(function, 11, STEPS, pause=PAUSE)
 
     def executor(self) -> RobustExecutor:
         executor = RobustExecutor(self.folder, "slurm", checkpoint_seconds=2.0)
@@ -63,6 +106,14 @@ class Scene:
         progress = self.job.member.progress_file
         wait(lambda: progress.exists() and '"step": 0' not in progress.read_text(), "first steps")
         time.sleep(random.uniform(0.0, 4.0))
+
+    def run_on(self) -> None:
+        """Until the last attempt has taken a step."""
+        progress = self.job.member.progress_file
+        attempts = self.job.member.ledger.attempts
+        last = attempts()[-1].number
+        wait(lambda: f'"attempt": {last}' in progress.read_text(), "a step of the new attempt")
+        time.sleep(random.uniform(0.5, 2.0))
 
 
 def cancel_and_retry(scene: Scene) -> State:
@@ -95,6 +146,14 @@ def preempt(scene: Scene) -> None:
     urgent.submit(time.sleep, 1).wait()
 
 
+def notify_and_requeue(scene: Scene) -> None:
+    scene.run_a_while()
+    subprocess.run(["scancel", "--signal=USR2", scene.job.job_id], check=True)
+    wait(lambda: len(scene.causes()) == 2, "the second attempt")
+    scene.run_on()
+    slurm.requeue(scene.job.job_id)
+
+
 def lose_node(box: SlurmBox) -> Callable[[Scene], None]:
     def fault(scene: Scene) -> None:
         scene.run_a_while()
@@ -120,6 +179,10 @@ def faulted(slurmbox: SlurmBox, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "timeout": (Scene(folder / "timeout", minutes=1), nothing),
         "cancelled": (Scene(folder / "cancelled"), cancel_and_retry),
         "killed": (Scene(folder / "killed"), send(signal.SIGKILL)),
+        "fed": (
+            Scene(folder / "fed", function=train_with_children),
+            notify_and_requeue,
+        ),
         "told": (Scene(folder / "told"), send(signal.SIGTERM)),
     }
     with ThreadPoolExecutor(len(plans)) as threads:
@@ -164,6 +227,23 @@ def test_the_time_limit_costs_attempts_and_changes_nothing(
     assert interrupted
     assert set(interrupted) == {Cause.TIMEOUT}
     assert last is Cause.FINISHED
+
+
+def test_a_stop_passes_by_the_children_that_feed_a_member(
+    faulted: Faulted, twin: dict[str, Any]
+) -> None:
+    scene, fault = faulted["fed"]
+    fault.result()
+    assert equal(scene.job.result(), twin)
+    told, requeued, last = scene.job.member.ledger.attempts()
+    assert told.cause is requeued.cause is Cause.PREEMPTION
+    assert (told.detail or {}).keys() == (requeued.detail or {}).keys() == {"signal", "step"}
+    assert (told.detail or {})["signal"] == signal.SIGUSR2
+    assert (requeued.detail or {})["signal"] == signal.SIGTERM
+    assert last.cause is Cause.FINISHED
+    for ended, resumed in ((told, "0002.log"), (requeued, "0003.log")):
+        log = (scene.job.member.logs / resumed).read_text()
+        assert log.startswith(f"resumed at step {(ended.detail or {})['step']}\n")
 
 
 def test_a_cancelled_member_reads_cancelled(faulted: Faulted) -> None:

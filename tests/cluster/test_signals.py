@@ -1,4 +1,4 @@
-"""Laws of signals: the first one decides, the owner alone answers, none is too early or too late."""
+"""Laws of signals: the first one decides, the owner alone answers, none comes too early."""
 
 import contextlib
 import multiprocessing
@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any
