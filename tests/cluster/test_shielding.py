@@ -6,6 +6,7 @@ What a process does with signals cannot be taken back, so each scene is played i
 import hashlib
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -116,14 +117,19 @@ def _orphans() -> None:
 
 def _pools() -> None:
     flag = signals.install()
-    context = multiprocessing.get_context("fork")
-    with context.Pool(4) as pool:
-        assert pool.map(abs, range(-100, 0)) == list(range(100, 0, -1))
-    process = context.Process(target=_forever)
-    process.start()
-    process.terminate()
-    process.join()
-    assert process.exitcode == -signal.SIGTERM
+    for method in ("fork", "spawn", "forkserver"):
+        multiprocessing.set_start_method(method, force=True)
+        with multiprocessing.Pool(1) as pool:
+            worker = pool.apply(os.getpid)
+            _as_a_stranger(signal.SIGTERM, worker)
+            assert pool.apply(os.getpid) == worker, method
+        process = multiprocessing.Process(target=_forever)
+        process.start()
+        while not _has_term(process.pid, "SigBlk"):
+            time.sleep(0.01)
+        process.terminate()
+        process.join()
+        assert process.exitcode == -signal.SIGTERM, method
     assert not flag
 
 
@@ -159,7 +165,9 @@ SCENES = (
 
 @pytest.mark.parametrize("scene", SCENES)
 def test_scene(scene: Callable[[], None]) -> None:
-    command = [sys.executable, "-P", __file__, scene.__name__]
+    # Newer Pythons warn of forks where there are threads, as there are in any torch process.
+    python = [sys.executable, "-P", "-W", "ignore::DeprecationWarning"]
+    command = [*python, __file__, scene.__name__]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -187,9 +195,13 @@ def _as_a_stranger(number: int, pid: int) -> None:
 
 def _wait_until_received(pid: int) -> None:
     # Two signals of a kind that wait to be received are one, and it is the first sender's.
-    term = 1 << signal.SIGTERM - 1
-    while int(Path(f"/proc/{pid}/status").read_text().split("ShdPnd:")[1].split()[0], 16) & term:
+    while _has_term(pid, "ShdPnd"):
         time.sleep(0.01)
+
+
+def _has_term(pid: int | None, signals_of: str) -> bool:
+    text = Path(f"/proc/{pid}/status").read_text().split(f"{signals_of}:")[1]
+    return bool(int(text.split()[0], 16) >> signal.SIGTERM - 1 & 1)
 
 
 def _end_of(pid: int) -> int:
@@ -200,6 +212,9 @@ def _forever() -> None:
     while True:
         time.sleep(60)
 
+
+if __name__ == "__mp_main__":
+    runpy.run_module("cluster.worker", run_name="__mp_main__")  # the main module of a member
 
 if __name__ == "__main__":
     globals()[sys.argv[1]]()
