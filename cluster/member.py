@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.ledger import Ledger
+from cluster.submissions import Submissions
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Member:
     @property
     def ledger(self) -> Ledger:
         """The record of its attempts."""
-        return Ledger(self.directory / "ledger.jsonl")
+        submissions = Submissions(self.directory.parent)
+        return Ledger(self.directory / "ledger.jsonl", submissions, self.index)
 
     @property
     def checkpoints(self) -> Path:
@@ -47,7 +49,7 @@ class Member:
 
     @property
     def call_file(self) -> Path:
-        """The pickled function and arguments."""
+        """The pickled function and arguments, where they are not in the file of its array."""
         return self.directory / "call.pkl"
 
     @property
