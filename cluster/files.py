@@ -83,7 +83,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for line in content.split(b"\n"):
         end += 1 + len(line)
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode()) if line else None
         except ValueError:
             continue
         if isinstance(record, dict):

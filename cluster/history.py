@@ -131,4 +131,6 @@ class Reading(History):
 def _ended(record: AttemptRecord, event: Mapping[str, Any]) -> AttemptRecord:
     known = ("event", "time", "attempt", "cause")
     detail = {key: value for key, value in event.items() if key not in known}
-    return replace(record, ended=event["time"], cause=Cause(event["cause"]), detail=detail)
+    return AttemptRecord(
+        record.number, record.started, record.where, event["time"], Cause(event["cause"]), detail
+    )

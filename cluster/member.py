@@ -1,6 +1,7 @@
 """A member: one element of an array, with a directory of its own."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cluster.ledger import Ledger
@@ -26,10 +27,10 @@ class Member:
         """How commands and logs call it, e.g. ``train/0002``."""
         return f"{self.stage}/{self.index:04d}"
 
-    @property
+    @cached_property  # a run of a thousand members is looked at through as many paths
     def directory(self) -> Path:
         """Where everything of the member lies."""
-        return self.run / "members" / self.stage / f"{self.index:04d}"
+        return self.run.joinpath("members", self.stage, f"{self.index:04d}")
 
     @property
     def ledger(self) -> Ledger:

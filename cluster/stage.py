@@ -80,9 +80,13 @@ class Stage:
 
     def readings(self) -> Iterator[tuple[Member, Reading]]:
         """Every member with its ledger as it stands now; each file is read once."""
-        own = [(member, member.ledger.own_lines()) for member in self]
+        ledgers = [(member, member.ledger) for member in self]
+        own = [ledger.own_lines() for _, ledger in ledgers]
         submissions = self.submissions.read()
-        return ((member, member.ledger.read(lines, submissions)) for member, lines in own)
+        return (
+            (member, ledger.read(lines, submissions))
+            for (member, ledger), lines in zip(ledgers, own, strict=True)
+        )
 
     def save(self) -> None:
         """Write the rules durably."""

@@ -9,8 +9,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from cluster import slurm
 from cluster.cause import Cause
 from cluster.history import AttemptRecord, Reading
@@ -140,6 +138,8 @@ def _alive(last: AttemptRecord | None, job_id: str | None, slurm_state: str | No
 
 def _same_process(pid: int, started: float) -> bool:
     # A process id may belong to someone else by now; ours was there before it wrote its ledger.
+    import psutil  # here, as most runs need none of it and it takes as long as a hundred members
+
     try:
         return psutil.Process(pid).create_time() <= started + 1.0 and pid != os.getpid()
     except psutil.NoSuchProcess:
@@ -165,7 +165,7 @@ def _detail(attempts: list[AttemptRecord], slurm_state: str | None, state: State
 
 def _progress(member: Member) -> dict[str, Any]:
     try:
-        progress = json.loads(member.progress_file.read_text())
+        progress = json.loads(member.progress_file.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     return progress if isinstance(progress, dict) else {}

@@ -48,7 +48,12 @@ class Submissions:
     """
 
     def __init__(self, stage: Path) -> None:
-        self.path = stage / "submissions.jsonl"
+        self.stage = stage
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.stage / "submissions.jsonl"
 
     def queued(self, indices: Iterable[int]) -> None:
         """Note that members are about to be submitted, as :meth:`Ledger.queued` does for one."""
