@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster import limits, signals, slurm
-from cluster.calls import Call
+from cluster.calls import Call, forget_calls, save_calls
 from cluster.cause import Budgets
 from cluster.hostmemory import HostMemory
 from cluster.job import RobustJob
@@ -124,8 +124,7 @@ class RobustExecutor:
         first = self.stage.members
         places = tuple(str(Path(place).absolute()) for place in sys.path)
         self.stage = replace(self.stage, members=first + len(calls), search_path=places)
-        for index, call in enumerate(calls, first):
-            call.save(self.stage.member(index))
+        save_calls(self.stage.directory, first, calls)
         self.stage.save()
         indices = range(first, self.stage.members)
         return [RobustJob(self.stage, index, self._is_idle) for index in indices]
@@ -152,8 +151,7 @@ class RobustExecutor:
             found = PATIENCE.persist(self._limits)
             sender = Sender(self.stage, found, self.wait_for_room, PATIENCE)
             return sender.send(self._render(indices, tag, found))
-        for index in indices:
-            self.stage.member(index).ledger.queued()
+        self.stage.submissions.queued(indices)
         if self.backend == "local":
             self._start_pool(indices)
         else:
@@ -201,6 +199,7 @@ class RobustExecutor:
         else:
             (before.directory / "stage.json").unlink(missing_ok=True)
         folders = [m.directory for m in added] if before.members else [before.directory]
+        forget_calls(before.directory, before.members)
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -59,25 +59,35 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
     try:
         if not _ends_with_newline(descriptor):
             line = b"\n" + line
+        is_new = os.fstat(descriptor).st_size == 0
         _write_whole(descriptor, line)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    if is_new:
+        fsync_directory(path.parent)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read the JSON objects of a file of lines, leaving out lines that a killed writer tore."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_bytes().splitlines():
+    return [record for _, record in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same, each with the place in the file where its line ends, the newline left out."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    end = -1
+    for line in content.split(b"\n"):
+        end += 1 + len(line)
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode()) if line else None
         except ValueError:
             continue
         if isinstance(record, dict):
-            records.append(record)
-    return records
+            yield end, record
 
 
 def _ends_with_newline(descriptor: int) -> bool:

@@ -3,46 +3,42 @@
 import os
 import socket
 import time
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.cause import Cause
 from cluster.files import append_line, read_lines
+from cluster.history import AttemptRecord, History, Reading
+from cluster.submissions import Submission, Submissions
+
+__all__ = ["AttemptRecord", "Ledger", "here"]
+
+#: Key of a line: how much of the stage's submissions had been noted before it.
+_AFTER = "after"
 
 
-@dataclass(frozen=True)
-class AttemptRecord:
-    """One execution of a member, as the ledger tells it.
-
-    Attributes:
-        number: 1 for the first attempt of the member.
-        started: Seconds since the epoch.
-        where: Host, process and Slurm ids.
-        ended: Seconds since the epoch, or None while it runs or where nothing noted its end.
-        cause: Why it ended, or None likewise.
-        detail: The step reached, an error's text, an exit status.
-    """
-
-    number: int
-    started: float
-    where: Mapping[str, Any]
-    ended: float | None = None
-    cause: Cause | None = None
-    detail: Mapping[str, Any] | None = None
-
-
-class Ledger:
+class Ledger(History):
     """The ledger of one member, ``ledger.jsonl`` in its directory.
 
     Lines are only ever added. What they add up to (attempts, budgets spent, state) is worked out
     by reading them, so that a process killed between two lines leaves nothing inconsistent.
+
+    What was noted of the member's whole array is in the stage's submissions and is read with it.
+    Clocks of machines differ, so times do not order the lines of two files: each line here says
+    how long the other file was when it was written.
+
+    Args:
+        path: The file.
+        submissions: The stage's, if the member is of one.
+        index: The member's global index in it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, submissions: Submissions | None = None, index: int = 0) -> None:
         self.path = path
+        self.submissions = submissions
+        self.index = index
 
     def queued(self) -> None:
         """Note that the member is about to be submitted; this opens fresh budgets.
@@ -86,11 +82,6 @@ class Ledger:
         """Note that the remedy for attempt ``number`` could not be had."""
         self._append("refused", attempt=number, error=error)
 
-    def remedied(self, number: int) -> bool:
-        """Whether there is something to try after attempt ``number``."""
-        events = [e["event"] for e in self.events() if e.get("attempt") == number]
-        return "remedy" in events and "refused" not in events
-
     def cancel(self) -> None:
         """Note that the user no longer wants the member."""
         self._append("cancel")
@@ -102,79 +93,37 @@ class Ledger:
         """
         self._append("reopen")
 
-    def finished(self) -> bool:
-        """Whether the last attempt finished the member, and it was not reopened since."""
-        marks = [e for e in self.events() if e["event"] in ("start", "end", "reopen")]
-        return bool(marks) and marks[-1].get("cause") == Cause.FINISHED
-
     def events(self) -> list[dict[str, Any]]:
-        """All lines, oldest first."""
+        """All events, oldest first."""
+        # Its own lines first: of what they follow nothing is then missing.
+        own = self.own_lines()
+        return self._joined(own, [] if self.submissions is None else self.submissions.read())
+
+    def own_lines(self) -> list[dict[str, Any]]:
+        """The lines of its own file."""
         return [record for record in read_lines(self.path) if "event" in record]
 
-    def attempts(self) -> list[AttemptRecord]:
-        """All attempts, oldest first."""
-        records: dict[int, AttemptRecord] = {}
-        for event in self.events():
-            number = event.get("attempt")
-            if event["event"] == "start" and isinstance(number, int):
-                records[number] = AttemptRecord(number, event["time"], event["where"])
-            elif event["event"] == "end" and number in records:
-                records[number] = _ended(records[number], event)
-            elif event["event"] == "refused" and number in records:
-                detail = {**(records[number].detail or {}), "error": event["error"]}
-                records[number] = replace(records[number], detail=detail)
-        return list(records.values())
+    def read(self, own: Sequence[dict[str, Any]], submissions: Sequence[Submission]) -> Reading:
+        """The ledger as it stands, from its own lines and the submissions read after them."""
+        return Reading(self._joined(own, submissions))
 
-    def attempt_count(self) -> int:
-        """How many attempts have started."""
-        return sum(event["event"] == "start" for event in self.events())
-
-    def open_attempt(self) -> int | None:
-        """The number of the last attempt if its end has not been noted."""
-        attempts = self.attempts()
-        return attempts[-1].number if attempts and attempts[-1].cause is None else None
-
-    def spent(self) -> Counter[Cause]:
-        """Starts that each cause has cost since the last submission.
-
-        Counted at the start that follows an end, so only a requeue that came to pass is charged.
-        An attempt without an end was killed before anything could note it.
-        """
-        spent: Counter[Cause] = Counter()
-        last: Cause | None = None
-        for event in self.events():
-            match event["event"]:
-                case "queued":
-                    spent, last = Counter(), None
-                case "start":
-                    if last is not None:
-                        spent[last] += 1
-                    last = Cause.KILLED
-                case "end" if last is not None:  # else of an attempt before the submission
-                    last = Cause(event["cause"])
-        return spent
-
-    def wanted(self) -> bool:
-        """Whether the member was queued, and not cancelled or withdrawn since."""
-        return self._last("queued", "cancel", "withdrawn") == "queued"
-
-    def untouched(self) -> bool:
-        """Whether no attempt has started since the member was last queued."""
-        return self._last("queued", "start") == "queued"
-
-    def last_job_id(self) -> str | None:
-        """The Slurm id of the last submission, ``None`` for a local one."""
-        events = self.events()
-        since = [n for n, event in enumerate(events) if event["event"] == "queued"]
-        sent = [e["job_id"] for e in events[since[-1] :] if e["event"] == "sent"] if since else []
-        return sent[-1] if sent else None
-
-    def _last(self, *kinds: str) -> str | None:
-        found = [event["event"] for event in self.events() if event["event"] in kinds]
-        return found[-1] if found else None
+    def _joined(
+        self, own: Sequence[dict[str, Any]], submissions: Sequence[Submission]
+    ) -> list[dict[str, Any]]:
+        noted = ((each.end, each.event(self.index)) for each in submissions)
+        waiting = deque((end, event) for end, event in noted if event is not None)
+        events = []
+        for line in own:
+            while waiting and waiting[0][0] <= line.get(_AFTER, 0):
+                events.append(waiting.popleft()[1])
+            events.append({key: value for key, value in line.items() if key != _AFTER})
+        return [*events, *(event for _, event in waiting)]
 
     def _append(self, event: str, **fields: Any) -> None:
-        append_line(self.path, {"event": event, "time": time.time(), **fields})
+        seen = 0 if self.submissions is None else self.submissions.size()
+        after = {_AFTER: seen} if seen else {}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        append_line(self.path, {"event": event, "time": time.time(), **after, **fields})
 
 
 def here() -> dict[str, Any]:
@@ -183,11 +132,3 @@ def here() -> dict[str, Any]:
     names = (*ids, "MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")
     slurm = {n.lower(): os.environ[f"SLURM_{n}"] for n in names if f"SLURM_{n}" in os.environ}
     return {"host": socket.gethostname(), "pid": os.getpid(), "slurm": slurm}
-
-
-def _ended(record: AttemptRecord, event: Mapping[str, Any]) -> AttemptRecord:
-    known = ("event", "time", "attempt", "cause")
-    detail = {key: value for key, value in event.items() if key not in known}
-    return AttemptRecord(
-        record.number, record.started, record.where, event["time"], Cause(event["cause"]), detail
-    )

@@ -1,9 +1,11 @@
 """A member: one element of an array, with a directory of its own."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cluster.ledger import Ledger
+from cluster.submissions import Submissions
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,16 @@ class Member:
         """How commands and logs call it, e.g. ``train/0002``."""
         return f"{self.stage}/{self.index:04d}"
 
-    @property
+    @cached_property  # a run of a thousand members is looked at through as many paths
     def directory(self) -> Path:
         """Where everything of the member lies."""
-        return self.run / "members" / self.stage / f"{self.index:04d}"
+        return self.run.joinpath("members", self.stage, f"{self.index:04d}")
 
     @property
     def ledger(self) -> Ledger:
         """The record of its attempts."""
-        return Ledger(self.directory / "ledger.jsonl")
+        submissions = Submissions(self.directory.parent)
+        return Ledger(self.directory / "ledger.jsonl", submissions, self.index)
 
     @property
     def checkpoints(self) -> Path:
@@ -47,7 +50,7 @@ class Member:
 
     @property
     def call_file(self) -> Path:
-        """The pickled function and arguments."""
+        """The pickled function and arguments, where they are not in the file of its array."""
         return self.directory / "call.pkl"
 
     @property

@@ -59,7 +59,7 @@ class Pace:
         Raises:
             CheckpointError: The disk refused it or the one before.
         """
-        if not self._saver.busy:
+        if self._saver.done:
             self.settle()
         begun = time.monotonic()
         if not self._is_due(begun - self._saved_at):
@@ -149,6 +149,11 @@ class BackgroundSaver:
     def busy(self) -> bool:
         """Whether a save is being written."""
         return self._job is not None and self._job.is_alive()
+
+    @property
+    def done(self) -> bool:
+        """Whether a save has been written, or not, and nobody has asked yet."""
+        return self._job is not None and not self._job.is_alive()
 
     def join(self) -> None:
         """Wait until nothing is being written; how it went is left for others to ask."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from cluster import slurm
 from cluster.files import write_atomic
 from cluster.limits import Limits, SubmitLimitError
-from cluster.member import Member
 from cluster.patience import PATIENCE, Patience
 from cluster.slurm import SlurmBusyError, SlurmError
 from cluster.stage import Stage
@@ -116,14 +115,12 @@ class Sender:
         return list(ids.values())
 
     def _send(self, parcel: Parcel) -> str:
-        script, members = parcel.script, self._members(parcel.script)
+        script, submissions = parcel.script, self.stage.submissions
         script.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(script.path, script.text.encode())
-        for member in members:
-            member.ledger.queued()
+        submissions.queued(script.indices)
         job_id = parcel.send(self.patience)
-        for member in members:
-            member.ledger.sent(f"{job_id}_{member.index - script.offset}")
+        submissions.sent(script.indices, job_id, script.offset, script.path.name)
         return job_id
 
     def _take_back(self, parcels: Sequence[Parcel], error: BaseException) -> None:
@@ -138,14 +135,10 @@ class Sender:
             marks = ", ".join(p.job_id or f"whatever has the comment {p.mark}" for p in reached)
             error.add_note(f"It may still be in the queue; cancel it: {marks} ({unanswered})")
         for parcel in parcels:
-            for member in self._members(parcel.script):
-                member.ledger.withdrawn()
+            self.stage.submissions.withdrawn(parcel.script.indices)
             parcel.script.path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # others of the run may lie there
                 parcel.script.path.parent.rmdir()
-
-    def _members(self, script: Script) -> list[Member]:
-        return [self.stage.member(index) for index in script.indices]
 
     def _shortage(self, members: int) -> str | None:
         return self.patience.persist(lambda: self.limits.shortage(members))

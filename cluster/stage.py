@@ -8,8 +8,10 @@ from typing import Any
 
 from cluster.cause import Budgets, Cause
 from cluster.files import write_atomic
+from cluster.history import History, Reading
 from cluster.hostmemory import HostMemory
 from cluster.member import Member
+from cluster.submissions import Submissions
 
 
 class RunError(Exception):
@@ -71,6 +73,21 @@ class Stage:
     def __iter__(self) -> Iterator[Member]:
         return (Member(self.run, self.name, index) for index in range(self.members))
 
+    @property
+    def submissions(self) -> Submissions:
+        """What was noted of many of its members at once."""
+        return Submissions(self.directory)
+
+    def readings(self) -> Iterator[tuple[Member, Reading]]:
+        """Every member with its ledger as it stands now; each file is read once."""
+        ledgers = [(member, member.ledger) for member in self]
+        own = [ledger.own_lines() for _, ledger in ledgers]
+        submissions = self.submissions.read()
+        return (
+            (member, ledger.read(lines, submissions))
+            for (member, ledger), lines in zip(ledgers, own, strict=True)
+        )
+
     def save(self) -> None:
         """Write the rules durably."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -112,7 +129,11 @@ def wants_another_attempt(member: Member, budgets: Budgets) -> bool:
 
     Never while an attempt is open, after it finished, or when the user has cancelled it.
     """
-    ledger = member.ledger
+    return goes_on(Reading(member.ledger.events()), budgets)
+
+
+def goes_on(ledger: History, budgets: Budgets) -> bool:
+    """The same, from what is known of the member."""
     attempts = ledger.attempts()
     if not attempts or not ledger.wanted():
         return False

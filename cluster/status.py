@@ -9,13 +9,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from cluster import slurm
 from cluster.cause import Cause
-from cluster.ledger import AttemptRecord
+from cluster.history import AttemptRecord, Reading
 from cluster.member import Member
-from cluster.stage import Stage, load_stages, wants_another_attempt
+from cluster.stage import Stage, goes_on, load_stages
 
 
 class State(StrEnum):
@@ -71,23 +69,21 @@ def run_status(run: Path) -> list[MemberStatus]:
     Raises:
         SlurmError: The run is on Slurm and Slurm does not answer.
     """
-    stages = load_stages(run)
-    job_ids = {m: m.ledger.last_job_id() for stage in stages for m in stage}
+    members = [(stage, *pair) for stage in load_stages(run) for pair in stage.readings()]
     # Of those that have finished Slurm need not be asked, so it may be gone by then.
-    asked = {job_ids[m] for stage in stages for m in stage if not m.ledger.finished()}
-    arrays = sorted({job.split("_")[0] for job in asked if job})
-    queue = slurm.queued_states(arrays)
-    return [_status(stage, m, job_ids[m], queue) for stage in stages for m in stage]
+    asked = {ledger.last_job_id() for _, _, ledger in members if not ledger.finished()}
+    queue = slurm.queued_states(sorted({job.split("_")[0] for job in asked if job}))
+    return [_status(stage, member, ledger, queue) for stage, member, ledger in members]
 
 
 def _status(
-    stage: Stage, member: Member, job_id: str | None, queue: Mapping[str, str]
+    stage: Stage, member: Member, ledger: Reading, queue: Mapping[str, str]
 ) -> MemberStatus:
-    attempts = member.ledger.attempts()
+    attempts, job_id = ledger.attempts(), ledger.last_job_id()
     slurm_state = queue.get(job_id) if job_id else None
-    state = _state(stage, member, attempts, job_id, slurm_state)
+    state = _state(stage, ledger, attempts, job_id, slurm_state)
     ended = [attempt for attempt in attempts if attempt.cause is not None]
-    progress = _progress(member)
+    progress = _progress(member) if attempts else {}
     return MemberStatus(
         stage=stage.name,
         index=member.index,
@@ -103,27 +99,27 @@ def _status(
 
 def _state(
     stage: Stage,
-    member: Member,
+    ledger: Reading,
     attempts: list[AttemptRecord],
     job_id: str | None,
     slurm_state: str | None,
 ) -> State:
     last = attempts[-1] if attempts else None
-    if member.ledger.finished():
+    if ledger.finished():
         return State.FINISHED
     if _alive(last, job_id, slurm_state):
         return State.RUNNING
-    events = [event["event"] for event in member.ledger.events()]
-    if not member.ledger.wanted():
-        return State.CANCELLED if "cancel" in events else State.PLANNED
+    if not ledger.wanted():
+        cancelled = any(event["event"] == "cancel" for event in ledger.events())
+        return State.CANCELLED if cancelled else State.PLANNED
     pending = slurm_state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING")
     if job_id is not None and not pending:
         return _gone(last, slurm_state)
-    if member.ledger.untouched():
+    if ledger.untouched():
         return State.QUEUED
     if last is not None and last.cause is None:
         return State.WAITING if pending else State.LOST
-    return State.WAITING if wants_another_attempt(member, stage.budgets) else _gone(last, None)
+    return State.WAITING if goes_on(ledger, stage.budgets) else _gone(last, None)
 
 
 def _alive(last: AttemptRecord | None, job_id: str | None, slurm_state: str | None) -> bool:
@@ -142,6 +138,8 @@ def _alive(last: AttemptRecord | None, job_id: str | None, slurm_state: str | No
 
 def _same_process(pid: int, started: float) -> bool:
     # A process id may belong to someone else by now; ours was there before it wrote its ledger.
+    import psutil  # here, as most runs need none of it and it takes as long as a hundred members
+
     try:
         return psutil.Process(pid).create_time() <= started + 1.0 and pid != os.getpid()
     except psutil.NoSuchProcess:
@@ -167,7 +165,7 @@ def _detail(attempts: list[AttemptRecord], slurm_state: str | None, state: State
 
 def _progress(member: Member) -> dict[str, Any]:
     try:
-        progress = json.loads(member.progress_file.read_text())
+        progress = json.loads(member.progress_file.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     return progress if isinstance(progress, dict) else {}

@@ -4,15 +4,21 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib import import_module
 
-from cluster import slurmbox
-from cluster.slurm import SlurmError
-from cluster.stage import RunError
-from jobs.commands import data, doctor, launch, logs, results, status, steer
-from jobs.commands.exits import FAILED, INTERRUPTED, IO_ERROR, OK, UNAVAILABLE, USAGE
-from jobs.launch import StageFailedError
-from pipelines.config import ConfigError
+from jobs.commands.exits import INTERRUPTED, OK, exit_code
+
+#: What adds which commands, in the order in which ``--help`` lists them.
+_COMMANDS = {
+    "jobs.commands.launch:add_parsers": ("plan", "run", "submit"),
+    "jobs.commands.status:add_parsers": ("status",),
+    "jobs.commands.logs:add_parsers": ("logs",),
+    "jobs.commands.steer:add_parsers": ("cancel", "retry"),
+    "jobs.commands.results:add_parsers": ("collect", "verify"),
+    "jobs.commands.data:add_parsers": ("repack",),
+    "jobs.commands.doctor:add_parsers": ("doctor",),
+    "cluster.slurmbox:add_parser": ("slurmbox",),
+}
 
 _EPILOG = """exit codes: 0 done; 1 members failed or the ensemble is damaged; 2 bad command or
 configuration; 69 Slurm or a package is missing; 74 the disk refused; 130 interrupted, to be
@@ -25,27 +31,24 @@ def dispatch(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = namespace.handler(namespace)
         sys.stdout.flush()
-    except (ConfigError, RunError) as error:
-        return _fail(error, USAGE)
-    except StageFailedError as error:
-        return _fail(error, FAILED)
-    except SlurmError as error:
-        return _fail(error, UNAVAILABLE)
     except BrokenPipeError:
         # The reader, `head` say, has seen enough; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except OSError as error:
-        return _fail(error, IO_ERROR)
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", INTERRUPTED)
+    except Exception as error:
+        expected = exit_code(error)
+        if expected is None:
+            raise
+        return _fail(error, expected)
     return code
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     # argparse takes all positional arguments of a subcommand in one place. Overrides may stand
     # anywhere, behind options too: those are what it leaves over.
-    top = parser()
+    top = parser(sys.argv[1:] if arguments is None else arguments)
     namespace, rest = top.parse_known_args(arguments)
     strange = [text for text in rest if text.startswith("-") or "=" not in text]
     if strange or (rest and not hasattr(namespace, "overrides")):
@@ -55,19 +58,30 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return namespace
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser with every subcommand."""
+def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of a command line: with the command that it calls, or with all, as for help."""
     top = argparse.ArgumentParser(
         prog="yaoki",
         description="Array jobs on Slurm in which no fault costs more than the step it interrupts.",
         epilog=_EPILOG,
     )
-    top.add_argument("--version", action="version", version=f"yaoki {version('yaoki')}")
+    top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for module in (launch, status, logs, steer, results, data, doctor):
-        module.add_parsers(commands)
-    slurmbox.add_parser(commands)
+    called = [adder for adder, verbs in _COMMANDS.items() if set(arguments[:1]) & set(verbs)]
+    for adder in called or _COMMANDS:
+        module, _, name = adder.partition(":")
+        getattr(import_module(module), name)(commands)
     return top
+
+
+class _Version(argparse.Action):
+    """As argparse's own, but the version is looked up when it is asked for: that takes a while."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"yaoki {version('yaoki')}")
+        parser.exit()
 
 
 def _fail(error: object, code: int) -> int:

@@ -3,12 +3,14 @@
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.member import Member
 from cluster.stage import RunError, load_stages
-from jobs.catalog import WORKLOADS, Workload
-from pipelines.config import Config
-from pipelines.plan import load_plan
+
+if TYPE_CHECKING:
+    from jobs.catalog import Workload
+    from pipelines.config import Config
 
 
 def add_run_argument(parser: argparse.ArgumentParser) -> None:
@@ -47,12 +49,16 @@ def find_run(arguments: argparse.Namespace) -> Path:
     return max(found, key=lambda run: (run / "plan.yaml").stat().st_mtime).absolute()
 
 
-def workload_of(run: Path) -> tuple[Workload, Config]:
+def workload_of(run: Path) -> "tuple[Workload, Config]":
     """The workload and configuration that a run was made from.
 
     Raises:
         RunError: The plan cannot be read, or names an unknown workload.
     """
+    # Here, as most commands need none of it, and it takes most of their time.
+    from jobs.catalog import WORKLOADS
+    from pipelines.plan import load_plan
+
     record = dict(load_plan(run))
     if record["job"] not in WORKLOADS:
         known = ", ".join(WORKLOADS)

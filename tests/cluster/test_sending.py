@@ -114,9 +114,24 @@ def test_members_that_were_there_before_are_kept_and_withdrawn(
     fake.set(faults=["", "", "refused"])
     with pytest.raises(slurm.SlurmError):
         executor.send(range(10))
-    ledgers = [f"members/job/{n:04d}/ledger.jsonl" for n in range(10)]
-    assert _tree(tmp_path / "run") == sorted([*before, *ledgers])
+    assert _tree(tmp_path / "run") == sorted([*before, "members/job/submissions.jsonl"])
     assert not any(job.member.ledger.wanted() for job in jobs)
+
+
+def test_a_refusal_takes_back_what_came_with_it_and_nothing_else(
+    fake: FakeSlurm, tmp_path: Path
+) -> None:
+    executor, _ = _send_ten(tmp_path / "run")
+    before = _tree(tmp_path / "run")
+    fake.set(faults=["", "refused"])
+    with pytest.raises(slurm.SlurmError):
+        executor.map_array(pow, range(6), [2] * 6)
+    assert _tree(tmp_path / "run") == before
+    assert all(member.ledger.wanted() for member in executor.stage)
+    again = executor.map_array(pow, range(6), [2] * 6)
+    calls = [Call.load(job.member) for job in again]
+    assert [(call.function, *call.args) for call in calls] == [(pow, n, 2) for n in range(6)]
+    assert [job.member.ledger.last_job_id() for job in again] == [job.job_id for job in again]
 
 
 def test_a_controller_that_stays_away_is_given_up(fake: FakeSlurm, tmp_path: Path) -> None:
