@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cluster.cause import Budgets, Cause
     from cluster.checkpoint import CheckpointStore
     from cluster.executor import RobustExecutor
+    from cluster.fence import Superseded
     from cluster.hostmemory import HostMemory
     from cluster.job import RobustJob
     from cluster.ledger import Ledger
@@ -29,6 +30,7 @@ _HOMES = {
     "Member": "member",
     "RobustExecutor": "executor",
     "RobustJob": "job",
+    "Superseded": "fence",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "Member",
     "RobustExecutor",
     "RobustJob",
+    "Superseded",
 ]
 
 

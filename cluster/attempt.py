@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 from cluster import random_state
 from cluster.checkpoint import CheckpointError, CheckpointStore
 from cluster.deadline import DeadlineWatch, Overdue
+from cluster.fence import Fence
 from cluster.hostmemory import microbatch_limit
 from cluster.interval import faults_near
 from cluster.member import Member
@@ -84,6 +85,7 @@ class Attempt:
     _reported_at: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        self._fence = Fence(self.member.ledger, self.number)
         faults = faults_near(self.member)
         self._pace = Pace(self.checkpoints, self.checkpoint_seconds, faults)
 
@@ -108,7 +110,8 @@ class Attempt:
     @property
     def checkpoints(self) -> CheckpointStore:
         """The member's checkpoints."""
-        return CheckpointStore(self.member.checkpoints, self.keep, self.keep_bytes)
+        rules = self.keep, self.keep_bytes, self._fence.check
+        return CheckpointStore(self.member.checkpoints, *rules)
 
     @property
     def microbatch_limit(self) -> int | None:
@@ -147,6 +150,7 @@ class Attempt:
 
         Raises:
             Interrupted: A signal asked the attempt to leave; the state is saved.
+            Superseded: A newer attempt of the member has started; nothing is written any more.
             CheckpointError: The disk refused a save.
         """
         watch = DeadlineWatch(self.stop, self.signal_delay, self._overdue)
@@ -189,7 +193,9 @@ class Attempt:
 
         Raises:
             Interrupted: A signal asked the attempt to leave.
+            Superseded: A newer attempt of the member has started.
         """
+        self._fence.check()
         if self.stop:
             raise Interrupted
 
@@ -198,7 +204,9 @@ class Attempt:
 
         Raises:
             CheckpointError: The disk refused it, or the save before, which was being written.
+            Superseded: A newer attempt of the member has started.
         """
+        self._fence.check()
         self._pace.save(_place(work), lambda: _state(work))
 
     def _overdue(self, overdue: Overdue) -> None:
@@ -214,6 +222,7 @@ class Attempt:
         if now - self._reported_at < 1.0 and done < total:
             return
         self._reported_at = now
+        self._fence.check()
         path = self.member.progress_file
         scratch = path.with_suffix(".tmp")
         with contextlib.suppress(OSError):

@@ -9,6 +9,7 @@ from typing import Any
 
 import cloudpickle
 
+from cluster.fence import Fence
 from cluster.files import write_atomic
 from cluster.member import Member
 
@@ -63,13 +64,17 @@ class Outcome:
     traceback: str = ""
 
     def save(self, member: Member) -> None:
-        """Write the outcome durably; one that cannot be pickled leaves its text."""
+        """Write the outcome durably; one that cannot be pickled leaves its text.
+
+        Raises:
+            Superseded: A newer attempt of the member has started.
+        """
         try:
             content = cloudpickle.dumps(self)
             pickle.loads(content)
         except Exception as error:  # pickling runs the user's code, which may raise anything
             content = cloudpickle.dumps(self._as_text(error))
-        write_atomic(member.result_file, content)
+        write_atomic(member.result_file, content, Fence(member.ledger, self.attempt).check)
 
     @staticmethod
     def load(member: Member) -> "Outcome | None":

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -60,9 +61,17 @@ class Ledger:
         self._append("withdrawn")
 
     def start(self, where: Mapping[str, Any]) -> int:
-        """Note that an attempt starts, and return its number."""
-        number = self.attempt_count() + 1
-        self._append("start", attempt=number, where=dict(where))
+        """Note that an attempt starts, and return its number.
+
+        Of two that start at the same moment, the one whose line comes first has the number, and
+        the other takes the next.
+        """
+        claim, holder, number = uuid.uuid4().hex, "", 0
+        while holder != claim:
+            number = self.attempt_count() + 1
+            self._append("start", attempt=number, where=dict(where), claim=claim)
+            starts = (e for e in self.events() if e["event"] == "start")
+            holder = next((e["claim"] for e in starts if e.get("attempt") == number), "")
         return number
 
     def end(self, number: int, cause: Cause, **detail: Any) -> None:
@@ -117,6 +126,8 @@ class Ledger:
         for event in self.events():
             number = event.get("attempt")
             if event["event"] == "start" and isinstance(number, int):
+                if number in records:
+                    continue  # of one that came second, and took the next number
                 records[number] = AttemptRecord(number, event["time"], event["where"])
             elif event["event"] == "end" and number in records:
                 records[number] = _ended(records[number], event)
@@ -127,7 +138,8 @@ class Ledger:
 
     def attempt_count(self) -> int:
         """How many attempts have started."""
-        return sum(event["event"] == "start" for event in self.events())
+        starts = (event for event in self.events() if event["event"] == "start")
+        return max((event["attempt"] for event in starts), default=0)
 
     def open_attempt(self) -> int | None:
         """The number of the last attempt if its end has not been noted."""

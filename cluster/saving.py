@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cluster.checkpoint import CheckpointError, CheckpointStore
+from cluster.fence import Superseded
 from cluster.interval import STALL_BUDGET, Faults, SaveCost
 from cluster.snapshot import snapshot
 
@@ -170,7 +171,7 @@ class BackgroundSaver:
             return None
         if job.error is None:
             return job.seconds
-        if isinstance(job.error, CheckpointError):
+        if isinstance(job.error, CheckpointError | Superseded):
             raise job.error
         raise CheckpointError(
             f"could not save step {job.step} in {self.store.directory}: {job.error!r}; "
