@@ -13,6 +13,7 @@ from cluster import random_state
 from cluster.checkpoint import CheckpointError, CheckpointStore
 from cluster.deadline import DeadlineWatch, Overdue
 from cluster.fence import Fence
+from cluster.grace import Grace
 from cluster.hostmemory import microbatch_limit
 from cluster.interval import faults_near
 from cluster.member import Member
@@ -66,7 +67,8 @@ class Attempt:
         number: 1 for the first.
         stop: The flag that signals set.
         checkpoint_seconds: The longest time between saves. They come sooner where saves are
-            cheap and faults are frequent, see :mod:`cluster.interval`.
+            cheap and faults are frequent, see :mod:`cluster.interval`, which also says what
+            holds where it is None.
         keep: Checkpoints to keep.
         keep_bytes: Bytes that they may take together; two are kept in any case.
         signal_delay: Seconds before the time limit at which USR2 comes.
@@ -75,7 +77,7 @@ class Attempt:
     member: Member
     number: int
     stop: StopFlag
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float | None = None
     keep: int = 2
     keep_bytes: int | None = None
     signal_delay: float = 90.0
@@ -87,7 +89,7 @@ class Attempt:
     def __post_init__(self) -> None:
         self._fence = Fence(self.member.ledger, self.number)
         faults = faults_near(self.member)
-        self._pace = Pace(self.checkpoints, self.checkpoint_seconds, faults)
+        self._pace = Pace(self.checkpoints, self.checkpoint_seconds, faults, self._say)
 
     def __enter__(self) -> Self:
         return self
@@ -155,6 +157,7 @@ class Attempt:
         """
         watch = DeadlineWatch(self.stop, self.signal_delay, self._overdue)
         watch.start()
+        self._pace.grace = Grace.of(self.signal_delay)
         try:
             yield from self._loop(work, watch)
         finally:

@@ -38,8 +38,10 @@ class RobustExecutor:
         stage: The name of the array in the run directory.
         order: The place of the stage among others.
         budgets: How often each cause may start a member again.
-        checkpoint_seconds: The longest time between saves.
+        checkpoint_seconds: The longest time between saves; by default it follows from what they
+            cost and how often faults come, see :mod:`cluster.interval`.
         keep: Checkpoints to keep.
+        keep_bytes: Bytes that they may take together; two are kept in any case.
         host_memory: What gives way where a member exceeds its memory on Slurm.
         workers: Members at once on the local backend; by default as many as the cores hold.
         wait_for_room: Where Slurm takes fewer members at once (MaxSubmitJobs), stay and send
@@ -54,8 +56,9 @@ class RobustExecutor:
         stage: str = "job",
         order: int = 0,
         budgets: Budgets | None = None,
-        checkpoint_seconds: float = 60.0,
+        checkpoint_seconds: float | None = None,
         keep: int = 2,
+        keep_bytes: int | None = None,
         host_memory: HostMemory | None = None,
         workers: int | None = None,
         wait_for_room: bool = False,
@@ -72,6 +75,7 @@ class RobustExecutor:
             budgets=budgets or Budgets(),
             checkpoint_seconds=checkpoint_seconds,
             keep=keep,
+            keep_bytes=keep_bytes,
             host_memory=host_memory or HostMemory(),
         )
         # A second executor on the same stage adds members; it never forgets the first one's.

@@ -28,11 +28,13 @@ class Launcher:
         plan: What to run.
         backend: Where.
         workers: Members at once on the local backend.
+        wait_for_room: Where Slurm takes fewer members at once, send the rest as room comes.
     """
 
     plan: Plan
     backend: Backend
     workers: int | None = None
+    wait_for_room: bool = False
 
     def executor(self, stage: StagePlan, dependency: str | None = None) -> RobustExecutor:
         """The executor of a stage, with its resources."""
@@ -41,8 +43,9 @@ class Launcher:
             self.backend,
             stage=stage.name,
             order=self._order(stage),
-            checkpoint_seconds=stage.resources.checkpoint_seconds,
             workers=self.workers,
+            wait_for_room=self.wait_for_room,
+            **stage.resources.rules(),
         )
         name = f"{self.plan.directory.name}-{stage.name}"
         executor.update_parameters(**stage.resources.parameters(name))
@@ -101,14 +104,15 @@ class Launcher:
 
         Raises:
             RunError: A launcher is at work on the run, or local members still run.
-            SlurmError: Slurm refused one; those sent before it are cancelled.
+            SlurmError: Slurm refused one; those sent before it are cancelled, as they are after
+                Ctrl-C.
         """
         sent: dict[str, list[str]] = {}
         with alone(self.plan.directory):
             self._refuse_running_here()
             try:
                 self._send_all(sent)
-            except slurm.SlurmError:
+            except (slurm.SlurmError, KeyboardInterrupt):
                 self._withdraw(sent)
                 raise
         return sent

@@ -2,6 +2,7 @@ import os
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -105,6 +106,16 @@ def test_one_failure_hides_no_other_result(tmp_path: Path) -> None:
     assert outcomes[0] == 1
     assert isinstance(outcomes[1], ValueError)
     assert outcomes[2] == 3
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 1}, {"keep_bytes": -1}, {"checkpoint_seconds": -0.1}])
+def test_impossible_rules_are_refused_before_anything_is_sent(
+    tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name}: expected at least [02], found {wrong[name]}"):
+        RobustExecutor(tmp_path, "local", **wrong)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _kill_self() -> None:
