@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cluster.attempt import Attempt, Interrupted
     from cluster.cause import Budgets, Cause
     from cluster.checkpoint import CheckpointStore
+    from cluster.collecting import Collected, collect
     from cluster.executor import RobustExecutor
     from cluster.fence import Superseded
     from cluster.hostmemory import HostMemory
@@ -24,6 +25,7 @@ _HOMES = {
     "Budgets": "cause",
     "Cause": "cause",
     "CheckpointStore": "checkpoint",
+    "Collected": "collecting",
     "HostMemory": "hostmemory",
     "Interrupted": "attempt",
     "Ledger": "ledger",
@@ -31,6 +33,7 @@ _HOMES = {
     "RobustExecutor": "executor",
     "RobustJob": "job",
     "Superseded": "fence",
+    "collect": "collecting",
 }
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "Budgets",
     "Cause",
     "CheckpointStore",
+    "Collected",
     "HostMemory",
     "Interrupted",
     "Ledger",
@@ -46,6 +50,7 @@ __all__ = [
     "RobustExecutor",
     "RobustJob",
     "Superseded",
+    "collect",
 ]
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 
 from cluster import slurm
 from cluster.calls import Call
+from cluster.collecting import retry_tag, unfinished
 from cluster.executor import Backend, RobustExecutor
 from cluster.member import Member
 from cluster.stage import RunError
 from cluster.status import OPEN, MemberStatus, State, run_status
 from cluster.submission import Script
 from jobs.dependencies import Ahead, placeholder, waiting_for
-from jobs.solitude import alone, waits_for_launcher
+from jobs.solitude import alone
 from pipelines.plan import Plan, StagePlan
 
 
@@ -125,7 +126,8 @@ class Launcher:
             ahead = Ahead(elements=self._elements(stage.name), members=indices)
             if indices:
                 executor = self.executor(stage, before.dependency(stage.wait, indices))
-                ahead.arrays = executor.send(indices, self._tag(stage.name))
+                tag = retry_tag(self.plan.directory, stage.name)
+                ahead.arrays = executor.send(indices, tag)
                 sent[stage.name] = ahead.arrays
             before = ahead
 
@@ -169,10 +171,7 @@ class Launcher:
     def unfinished(self, stage: str) -> list[int]:
         """Members of a stage that have not finished and that nothing works on now."""
         # Alone here, so local members that wait for a launcher wait for one that is gone.
-        return self._members(
-            stage,
-            lambda m: _is_unfinished(m) and (m.state not in OPEN or waits_for_launcher(m)),
-        )
+        return unfinished(self.plan.directory, stage)
 
     def _recall_what_waits(self) -> None:
         """Call back what waits in the queue behind members that are about to be sent."""
@@ -234,11 +233,6 @@ class Launcher:
 
     def _order(self, stage: StagePlan) -> int:
         return [other.name for other in self.plan.stages].index(stage.name)
-
-    def _tag(self, stage: str) -> str:
-        scripts = self.plan.directory / "scripts"
-        times = len({path.stem for path in scripts.glob(f"{stage}*-000000.sh")})
-        return f"-retry-{times}" if times else ""
 
     def _failure(self, stage: str, failed: Sequence[int]) -> str:
         rows = [m for m in run_status(self.plan.directory) if m.stage == stage]
