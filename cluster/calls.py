@@ -18,6 +18,14 @@ class RemoteError(Exception):
     """A member failed with an exception that could not be carried over; its text was."""
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says; there are some that fail to say anything."""
+    try:
+        return str(error)
+    except Exception:
+        return "<exception str() failed>"
+
+
 @dataclass(frozen=True)
 class Call:
     """A function and its arguments.
@@ -93,7 +101,7 @@ class Outcome:
 
     def _as_text(self, why: Exception) -> "Outcome":
         if self.error is not None:
-            error = RemoteError(f"{type(self.error).__name__}: {self.error}")
+            error = RemoteError(f"{type(self.error).__name__}: {text_of(self.error)}")
             return Outcome(self.attempt, error=error, traceback=self.traceback)
         text = f"the result, a {type(self.value).__name__}, cannot be pickled: {why}"
         return Outcome(self.attempt, error=RemoteError(text), traceback=text)

@@ -10,7 +10,7 @@ from typing import Any
 from cluster import oomkill, signals, slurm
 from cluster.aftermath import prescribe, settle_lost_attempt
 from cluster.attempt import Attempt, Interrupted
-from cluster.calls import Call, Outcome
+from cluster.calls import Call, Outcome, text_of
 from cluster.cause import Cause, stop_cause
 from cluster.fence import Superseded
 from cluster.ledger import here
@@ -75,7 +75,7 @@ def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> i
         # The stop reached the children too: an error after it (a data loader that died) is a
         # consequence, and the member is well from its last checkpoint.
         cause = _cause_of_stop(stage, member, stop) if stop else _cause_of_error(error)
-        detail = {"error": str(error)[:2000]}
+        detail = {"error": text_of(error)[:2000]}
         if cause is Cause.HOST_OOM:
             detail |= prescribe(member, number)
         member.ledger.end(number, cause, step=attempt.last_step, **detail)

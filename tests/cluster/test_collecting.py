@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import cloudpickle
@@ -38,7 +39,8 @@ def test_what_is_there_is_kept_and_only_the_rest_is_started_again(tmp_path: Path
     run, mended = tmp_path / "run", tmp_path / "mended"
     executor = RobustExecutor(run, "local", budgets=Budgets(killed=0))
     jobs = executor.map_array(_by_kind, KINDS, [mended] * len(KINDS))
-    executor.wait()
+    # A collector that is not on Slurm waits itself.
+    RobustExecutor(run, "local", stage="collect", order=1).after(jobs)
     found = collect(jobs)
     assert found.ok == {0: "well 0"}
     assert list(found.failed) == [1]
@@ -47,11 +49,8 @@ def test_what_is_there_is_kept_and_only_the_rest_is_started_again(tmp_path: Path
     assert "ended without a result: killed, after 1 attempts" in found.missing[2]
     mended.touch()
     # Another process, which knows the directory alone.
-    later = RobustExecutor(run, "local", budgets=Budgets(killed=0))
-    again = later.retry()
-    assert [job.member.index for job in again] == [1, 2]
-    assert later.retry() == []  # they are at work
-    later.wait()
+    later = RobustExecutor(run, "inline")
+    assert [job.member.index for job in later.retry()] == [1, 2]
     assert collect(later.jobs()).ok == {n: f"{kind} {n}" for n, kind in enumerate(KINDS)}
     finished = [Cause.FINISHED]
     found_causes = [_causes(job.member.ledger) for job in jobs]
@@ -62,6 +61,7 @@ def test_what_is_there_is_kept_and_only_the_rest_is_started_again(tmp_path: Path
 def _linger(attempt: Attempt) -> None:
     while True:
         attempt.leave_if_asked()
+        threading.Event().wait(0.01)
 
 
 def test_what_is_not_there_is_told_without_waiting_for_it(tmp_path: Path) -> None:
@@ -74,6 +74,7 @@ def test_what_is_not_there_is_told_without_waiting_for_it(tmp_path: Path) -> Non
     wait(lambda: running.member.ledger.attempt_count() == 1, "the member to start")
     (text,) = collect([running]).missing.values()
     assert text.startswith("job/0001 runs on ")
+    assert [job.member.index for job in RobustExecutor(tmp_path, "inline").retry()] == [0]
     running.cancel()
     executor.wait()
     (text,) = collect([running]).missing.values()
@@ -118,10 +119,3 @@ def test_a_collector_on_slurm_waits_for_the_end_of_those_that_run(
     collector.after([])
     collector.submit(int, "1")
     assert fake.jobs()[-1]["dependency"] == ""
-
-
-def test_elsewhere_it_is_the_call_that_waits(tmp_path: Path) -> None:
-    executor = RobustExecutor(tmp_path, "local")
-    jobs = executor.map_array(divmod, [7], [2])
-    RobustExecutor(tmp_path, "local", stage="collect", order=1).after(jobs)
-    assert collect(jobs).ok == {0: (3, 1)}

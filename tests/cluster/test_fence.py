@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -58,16 +59,37 @@ def _launch_again(run: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", _SECOND_LAUNCHER, str(run)])
 
 
-def _stop_somewhere(executor: RobustExecutor) -> tuple[Member, int]:
+@dataclass
+class Scene:
     """A member whose process has been stopped, as the network does with a whole node."""
-    job = executor.submit(train, 7, STEPS, pause=PAUSE)
-    progress = job.member.progress_file
-    wait(lambda: progress.exists() and any(job.member.checkpoints.glob("*.pt")), "a save")
-    threading.Event().wait(random.uniform(0.0, 0.5))
-    pid = int(job.member.ledger.attempts()[0].where["pid"])
-    os.kill(pid, signal.SIGSTOP)
-    wait(lambda: _stopped(pid), "the process to stop")
-    return job.member, pid
+
+    executor: RobustExecutor
+    member: Member
+    zombie: int = 0
+
+    def stop_somewhere(self) -> None:
+        wait(lambda: any(self.member.checkpoints.glob("*.pt")), "a save")
+        threading.Event().wait(random.uniform(0.0, 0.5))
+        self.zombie = int(self.member.ledger.attempts()[0].where["pid"])
+        os.kill(self.zombie, signal.SIGSTOP)
+        wait(lambda: _stopped(self.zombie), "the process to stop")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Scene]]:
+    """Two of them, started at once for the time that starting takes."""
+    found = []
+    for _ in range(2):
+        executor = RobustExecutor(
+            tmp_path_factory.mktemp("run"), "local", workers=1, checkpoint_seconds=0.0
+        )
+        found.append(Scene(executor, executor.submit(train, 7, STEPS, pause=PAUSE).member))
+    for scene in found:
+        scene.stop_somewhere()
+    yield found
+    for scene in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(scene.zombie, signal.SIGKILL)
 
 
 def _files(member: Member) -> dict[str, bytes | None]:
@@ -82,39 +104,26 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     return result
 
 
-def test_one_that_comes_back_after_the_end_changes_no_byte(
-    tmp_path: Path, twin: dict[str, object]
-) -> None:
-    executor = RobustExecutor(tmp_path, "local", checkpoint_seconds=0.0)
-    member, zombie = _stop_somewhere(executor)
-    with _launch_again(tmp_path) as second:
-        assert second.wait(120) == 0
-    before = _files(member)
-    os.kill(zombie, signal.SIGCONT)
-    executor.wait()
-    assert _files(member) == before
-    outcome = Outcome.load(member)
-    assert outcome is not None
-    assert outcome.attempt == 2
-    assert equal(outcome.value, twin)
-    assert "attempt 1 leaves and writes nothing more" in (member.logs / "0001.log").read_text()
-    assert [a.cause for a in member.ledger.attempts()] == [Cause.KILLED, Cause.FINISHED]
-
-
-def test_one_that_comes_back_amid_the_newer_one_leaves_it_alone(
-    tmp_path: Path, twin: dict[str, object]
-) -> None:
-    executor = RobustExecutor(tmp_path, "local", checkpoint_seconds=0.0)
-    member, zombie = _stop_somewhere(executor)
-    with _launch_again(tmp_path) as second:
-        wait(lambda: member.ledger.attempt_count() == 2, "the second attempt")
-        os.kill(zombie, signal.SIGCONT)
-        assert second.wait(120) == 0
-    executor.wait()
-    outcome = Outcome.load(member)
-    assert outcome is not None
-    assert equal(outcome.value, twin)
-    assert [a.cause for a in member.ledger.attempts()] == [Cause.KILLED, Cause.FINISHED]
+def test_one_that_comes_back_changes_no_byte(scenes: list[Scene], twin: dict[str, object]) -> None:
+    """One comes back after the newer attempt has finished, the other while it runs."""
+    after, amid = scenes
+    with _launch_again(after.member.run) as second, _launch_again(amid.member.run) as third:
+        wait(lambda: amid.member.ledger.attempt_count() == 2, "the second attempt")
+        os.kill(amid.zombie, signal.SIGCONT)
+        assert (second.wait(120), third.wait(120)) == (0, 0)
+    before = _files(after.member)
+    os.kill(after.zombie, signal.SIGCONT)
+    for scene in scenes:
+        scene.executor.wait()
+        outcome = Outcome.load(scene.member)
+        assert outcome is not None
+        assert outcome.attempt == 2
+        assert equal(outcome.value, twin)
+        log = (scene.member.logs / "0001.log").read_text()
+        assert "attempt 1 leaves and writes nothing more" in log
+        causes = [attempt.cause for attempt in scene.member.ledger.attempts()]
+        assert causes == [Cause.KILLED, Cause.FINISHED]
+    assert _files(after.member) == before
 
 
 def test_attempts_that_start_at_once_have_different_numbers(tmp_path: Path) -> None:
