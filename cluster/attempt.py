@@ -225,10 +225,10 @@ class Attempt:
         if now - self._reported_at < 1.0 and done < total:
             return
         self._reported_at = now
-        self._fence.check()
         path = self.member.progress_file
         scratch = path.with_suffix(".tmp")
         with contextlib.suppress(OSError):
+            self._fence.check()
             scratch.write_text(json.dumps({"step": done, "of": total, "attempt": self.number}))
             scratch.replace(path)
 

@@ -1,9 +1,10 @@
 """The fence: of two attempts of one member, only the newer one writes.
 
 A node that is cut off from Slurm may go on working while its members are started elsewhere, and
-nothing can reach it to end them. No lock holds there either: what all network file systems
-keep is the order of what is appended to a file. So the ledger decides. An attempt that finds a
-newer one in it has lost the member, changes nothing more, and leaves.
+nothing can reach it to end them. A lock would not do: network file systems differ in how they
+keep one, and a process that hangs would keep it from the newer attempt. So the ledger decides,
+which only ever grows: an attempt that finds a newer one in it has lost the member, changes nothing
+more, and leaves.
 """
 
 import os
@@ -36,6 +37,7 @@ class Fence:
 
         Raises:
             Superseded: It has.
+            OSError: The ledger cannot be read.
         """
         size = _size(self._ledger.path)
         if size == self._seen:

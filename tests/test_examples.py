@@ -9,18 +9,23 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
 from support.commandline import processes_of
 from support.waiting import wait
 
 from cluster import Cause, Ledger
+from cluster.slurmbox import SlurmBox
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
 
 
-def _start(folder: Path, name: str, *arguments: object) -> "subprocess.Popen[str]":
+def _start(
+    folder: Path, name: str, *arguments: object, environment: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
     folder.mkdir(exist_ok=True)
-    environment = {key: value for key, value in os.environ.items() if key != "SLURM_CONF"}
+    if environment is None:
+        environment = {key: value for key, value in os.environ.items() if key != "SLURM_CONF"}
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -39,6 +44,15 @@ def _causes(run: Path, stage: str, index: int) -> list[Cause | None]:
 
 def test_one_line(tmp_path: Path) -> None:
     assert re.fullmatch(r"pi is about 3\.14\d\n", _run(tmp_path, "one_line.py"))
+
+
+@pytest.mark.slurm
+def test_one_line_finds_slurm_by_itself(slurmbox: SlurmBox, tmp_path: Path) -> None:
+    with _start(tmp_path, "one_line.py", environment=dict(os.environ)) as script:
+        out, _ = script.communicate()
+    assert re.fullmatch(r"pi is about 3\.14\d\n", out)
+    ledger = Ledger(tmp_path / "runs/one_line/members/job/0000/ledger.jsonl")
+    assert ledger.attempts()[0].where["slurm"]["job_id"]
 
 
 def test_own_trainer_ends_bit_identical_after_a_kill_at_any_moment(tmp_path: Path) -> None:
