@@ -18,7 +18,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=tests $(BIN)/mypy --explicit-package-bases tests benchmarks
+	MYPYPATH=tests $(BIN)/mypy --explicit-package-bases tests benchmarks docs/examples
 	$(BIN)/lint-imports
 
 # The tests need Slurm's packages: installed where that is allowed; otherwise this says how.

@@ -2,6 +2,7 @@
 
     python benchmarks/checkpoints.py                 # a state of 100 MB, a save every 5 s
     python benchmarks/checkpoints.py --megabytes 500 --seconds 20
+    python benchmarks/checkpoints.py --intervals     # how often saves come, measuring nothing
 
 A network is trained with AdamW; its state is weights and two moments. Three loops take turns: no
 saves, saves in the steps' time, saves in the background. Printed are the time that a save takes
@@ -134,6 +135,16 @@ def report(results: Mapping[str, list[Result]], seconds: float) -> None:
     )
 
 
+def print_intervals() -> None:
+    """What the interval is where stops have time for a save, and where they have not."""
+    hours = (1, 10, 100)
+    print(f"{'a save costs':14}" + "".join(f"{f'M = {h} h':>12}" for h in hours) + "   no time")
+    for seconds in (0.1, 1.0, 10.0, 60.0):
+        cost = SaveCost(stall=0.0, writing=seconds)
+        row = [cost.interval(3600.0 * h) for h in hours] + [cost.interval(3600.0, grace=0.0)]
+        print(f"{seconds:10.1f} s  " + "".join(f"{interval:10.0f} s" for interval in row))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=100, help="of the state")
@@ -142,7 +153,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default: temporary")
+    parser.add_argument("--intervals", action="store_true", help="print a table and leave")
     options = parser.parse_args()
+    if options.intervals:
+        print_intervals()
+        return
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         report(compare(options, Path(folder)), options.seconds)

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from cluster.attempt import Attempt, Interrupted
     from cluster.cause import Budgets, Cause
     from cluster.checkpoint import CheckpointStore
+    from cluster.collecting import Collected, collect
     from cluster.executor import RobustExecutor
+    from cluster.fence import Superseded
     from cluster.hostmemory import HostMemory
     from cluster.job import RobustJob
     from cluster.ledger import Ledger
@@ -24,6 +26,7 @@ _HOMES = {
     "Budgets": "cause",
     "Cause": "cause",
     "CheckpointStore": "checkpoint",
+    "Collected": "collecting",
     "HostMemory": "hostmemory",
     "Interrupted": "attempt",
     "Ledger": "ledger",
@@ -31,6 +34,8 @@ _HOMES = {
     "RobustExecutor": "executor",
     "RobustJob": "job",
     "shielded": "shielding",
+    "Superseded": "fence",
+    "collect": "collecting",
 }
 
 __all__ = [
@@ -39,12 +44,15 @@ __all__ = [
     "Budgets",
     "Cause",
     "CheckpointStore",
+    "Collected",
     "HostMemory",
     "Interrupted",
     "Ledger",
     "Member",
     "RobustExecutor",
     "RobustJob",
+    "Superseded",
+    "collect",
     "shielded",
 ]
 

@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cluster import hostmemory, oomkill, slurm
 from cluster.cause import Cause, JobFacts
@@ -24,6 +26,9 @@ def main(arguments: list[str]) -> int:
     member = stage.member(int(index) + int(os.environ.get("SLURM_ARRAY_TASK_ID", 0)))
     job = slurm.own_job_id()
     facts = slurm.job_facts(job) if job else None
+    if _is_overtaken(member):
+        print(f"{member.name}: a newer attempt has started; this end is not noted", file=sys.stderr)
+        return int(status)
     if int(status) != 0 and not _started_here(member):
         # Killed before it could open an attempt; without one it would be requeued for nothing.
         member.ledger.start(here())
@@ -148,11 +153,23 @@ def prescribe(member: Member, number: int) -> dict[str, str]:
 
 def _started_here(member: Member) -> bool:
     """Whether the last attempt is one of this run of the job."""
-    attempts, names = member.ledger.attempts(), ("job_id", "restart_count")
-    own = here()["slurm"]
-    return bool(attempts) and all(
-        attempts[-1].where.get("slurm", {}).get(name) == own.get(name) for name in names
-    )
+    return [_run_of(here())] == [_run_of(a.where) for a in member.ledger.attempts()[-1:]]
+
+
+def _is_overtaken(member: Member) -> bool:
+    """Whether an attempt of another run has started since ours.
+
+    The batch script of a node that was cut off comes to its end when the member runs elsewhere.
+    """
+    own, runs = _run_of(here()), [_run_of(a.where) for a in member.ledger.attempts()]
+    later = bool(runs) and runs[-1][0] == own[0] and runs[-1][1] > own[1]
+    return later or (own in runs and runs[-1] != own)
+
+
+def _run_of(where: Mapping[str, Any]) -> tuple[str | None, int]:
+    """The job that an attempt belongs to, and how often Slurm had restarted it."""
+    slurms = where.get("slurm", {})
+    return slurms.get("job_id"), int(slurms.get("restart_count", 0))
 
 
 def _killed_cause(member: Member, status: int, facts: JobFacts | None) -> Cause:

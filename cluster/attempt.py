@@ -12,6 +12,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 from cluster import random_state
 from cluster.checkpoint import CheckpointError, CheckpointStore
 from cluster.deadline import DeadlineWatch, Overdue
+from cluster.fence import Fence
+from cluster.grace import Grace
 from cluster.hostmemory import microbatch_limit
 from cluster.interval import faults_near
 from cluster.member import Member
@@ -65,7 +67,8 @@ class Attempt:
         number: 1 for the first.
         stop: The flag that signals set.
         checkpoint_seconds: The longest time between saves. They come sooner where saves are
-            cheap and faults are frequent, see :mod:`cluster.interval`.
+            cheap and faults are frequent, see :mod:`cluster.interval`, which also says what
+            holds where it is None.
         keep: Checkpoints to keep.
         keep_bytes: Bytes that they may take together; two are kept in any case.
         signal_delay: Seconds before the time limit at which USR2 comes.
@@ -74,7 +77,7 @@ class Attempt:
     member: Member
     number: int
     stop: StopFlag
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float | None = None
     keep: int = 2
     keep_bytes: int | None = None
     signal_delay: float = 90.0
@@ -84,8 +87,9 @@ class Attempt:
     _reported_at: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        self._fence = Fence(self.member.ledger, self.number)
         faults = faults_near(self.member)
-        self._pace = Pace(self.checkpoints, self.checkpoint_seconds, faults)
+        self._pace = Pace(self.checkpoints, self.checkpoint_seconds, faults, self._say)
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +112,8 @@ class Attempt:
     @property
     def checkpoints(self) -> CheckpointStore:
         """The member's checkpoints."""
-        return CheckpointStore(self.member.checkpoints, self.keep, self.keep_bytes)
+        rules = self.keep, self.keep_bytes, self._fence.check
+        return CheckpointStore(self.member.checkpoints, *rules)
 
     @property
     def microbatch_limit(self) -> int | None:
@@ -147,10 +152,12 @@ class Attempt:
 
         Raises:
             Interrupted: A signal asked the attempt to leave; the state is saved.
+            Superseded: A newer attempt of the member has started; nothing is written any more.
             CheckpointError: The disk refused a save.
         """
         watch = DeadlineWatch(self.stop, self.signal_delay, self._overdue)
         watch.start()
+        self._pace.grace = Grace.of(self.signal_delay)
         try:
             yield from self._loop(work, watch)
         finally:
@@ -178,7 +185,10 @@ class Attempt:
                 self._pace.save_if_due(_place(work), lambda: _state(work))
             if finished:
                 return
-            self.leave_if_asked()
+            # Not leave_if_asked: to look at the ledger at every step would cost what a step does
+            # on a network file system; the report above has done so within the last second.
+            if self.stop:
+                raise Interrupted
             if sizes is not None:
                 self.note_microbatch(sizes.microbatch)
             watch.begin(done)
@@ -189,7 +199,9 @@ class Attempt:
 
         Raises:
             Interrupted: A signal asked the attempt to leave.
+            Superseded: A newer attempt of the member has started.
         """
+        self._fence.check()
         if self.stop:
             raise Interrupted
 
@@ -198,7 +210,9 @@ class Attempt:
 
         Raises:
             CheckpointError: The disk refused it, or the save before, which was being written.
+            Superseded: A newer attempt of the member has started.
         """
+        self._fence.check()
         self._pace.save(_place(work), lambda: _state(work))
 
     def _overdue(self, overdue: Overdue) -> None:
@@ -217,6 +231,7 @@ class Attempt:
         path = self.member.progress_file
         scratch = path.with_suffix(".tmp")
         with contextlib.suppress(OSError):
+            self._fence.check()
             scratch.write_text(json.dumps({"step": done, "of": total, "attempt": self.number}))
             scratch.replace(path)
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import cloudpickle
 
+from cluster.fence import Fence
 from cluster.files import replacing, write_atomic
 from cluster.member import Member
 from cluster.stage import RunError
@@ -23,6 +24,14 @@ _TRAILER = struct.Struct("<Q")
 
 class RemoteError(Exception):
     """A member failed with an exception that could not be carried over; its text was."""
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says; there are some that fail to say anything."""
+    try:
+        return str(error)
+    except Exception:
+        return "<exception str() failed>"
 
 
 @dataclass(frozen=True)
@@ -159,13 +168,17 @@ class Outcome:
     traceback: str = ""
 
     def save(self, member: Member) -> None:
-        """Write the outcome durably; one that cannot be pickled leaves its text."""
+        """Write the outcome durably; one that cannot be pickled leaves its text.
+
+        Raises:
+            Superseded: A newer attempt of the member has started.
+        """
         try:
             content = cloudpickle.dumps(self)
             pickle.loads(content)
         except Exception as error:  # pickling runs the user's code, which may raise anything
             content = cloudpickle.dumps(self._as_text(error))
-        write_atomic(member.result_file, content)
+        write_atomic(member.result_file, content, Fence(member.ledger, self.attempt).check)
 
     @staticmethod
     def load(member: Member) -> "Outcome | None":
@@ -184,7 +197,7 @@ class Outcome:
 
     def _as_text(self, why: Exception) -> "Outcome":
         if self.error is not None:
-            error = RemoteError(f"{type(self.error).__name__}: {self.error}")
+            error = RemoteError(f"{type(self.error).__name__}: {text_of(self.error)}")
             return Outcome(self.attempt, error=error, traceback=self.traceback)
         text = f"the result, a {type(self.value).__name__}, cannot be pickled: {why}"
         return Outcome(self.attempt, error=RemoteError(text), traceback=text)

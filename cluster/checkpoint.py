@@ -5,7 +5,7 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cluster.files import fsync_directory, replacing
+from cluster.files import fsync_directory, replacing, unfenced
 
 _NAME = re.compile(r"(?P<step>\d{12})-(?P<digest>[0-9a-f]{32})\.pt")
 
@@ -48,9 +48,16 @@ class CheckpointStore:
         directory: Where they lie; made on the first save.
         keep: How many to keep, at least two: the last good one survives a bad disk block.
         keep_bytes: How many bytes they may take together; two are kept whatever they take.
+        fence: Called before anything is changed; it raises where another attempt writes here.
     """
 
-    def __init__(self, directory: Path, keep: int = 2, keep_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        keep: int = 2,
+        keep_bytes: int | None = None,
+        fence: Callable[[], None] = unfenced,
+    ) -> None:
         if keep < 2:
             raise ValueError(f"keep: expected at least 2 checkpoints, found {keep}")
         if keep_bytes is not None and keep_bytes < 0:
@@ -58,6 +65,7 @@ class CheckpointStore:
         self.directory = directory
         self.keep = keep
         self.keep_bytes = keep_bytes
+        self.fence = fence
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Write a state durably and let go of the oldest.
@@ -67,10 +75,12 @@ class CheckpointStore:
                 what was there before is untouched.
         """
         content = _serialized(step, dict(state))
+        self.fence()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             path = self._write(step, content)
         except OSError as error:
+            self.fence()  # whoever writes here now may have cleared our file away
             raise CheckpointError(
                 f"could not save step {step} in {self.directory}: {error.strerror or error}; "
                 "the checkpoints that were there are untouched. "
@@ -113,7 +123,7 @@ class CheckpointStore:
     def _write(self, step: int, content: memoryview) -> Path:
         digest = hashlib.sha256(content).hexdigest()[:32]
         path = self.directory / f"{step:012d}-{digest}.pt"
-        with replacing(path) as file:
+        with replacing(path, self.fence) as file:
             file.write(content)
         return path
 
@@ -121,6 +131,7 @@ class CheckpointStore:
         # Files of the same step and of later ones are older (torn, or of an attempt that was
         # overtaken): the one just written must be the one that load() finds first, so those go
         # whatever `keep` says.
+        self.fence()
         step = newest.name.split("-")[0]
         others = [path for path in self._files() if path != newest]
         stale = [path for path in others if path.name >= f"{step}-"]

@@ -10,8 +10,9 @@ from typing import Any
 from cluster import oomkill, shielding, signals, slurm
 from cluster.aftermath import prescribe, settle_lost_attempt
 from cluster.attempt import Attempt, Interrupted
-from cluster.calls import Call, Outcome
+from cluster.calls import Call, Outcome, text_of
 from cluster.cause import Cause, stop_cause
+from cluster.fence import Superseded
 from cluster.ledger import here
 from cluster.member import Member
 from cluster.memory import DeviceOutOfMemoryError, is_out_of_memory
@@ -31,7 +32,7 @@ def execute(stage: Stage, index: int, stop: signals.StopFlag, redirect: bool) ->
         redirect: Send this process's output, children's included, to the attempt's log.
 
     Returns:
-        0 if the member is done, 75 if it should be started again, 1 if it failed.
+        0 if nothing is left to do here, 75 if the member should be started again, 1 if it failed.
     """
     member = stage.member(index)
     settle_lost_attempt(member)
@@ -46,7 +47,11 @@ def execute(stage: Stage, index: int, stop: signals.StopFlag, redirect: bool) ->
         print(f"{member.name}: the retry budget for {causes} is used up", file=sys.stderr)
         member.ledger.end(number, exhausted[0], error=f"retry budget used up: {causes}")
         return 1
-    return _attempt(stage, index, number, stop)
+    try:
+        return _attempt(stage, index, number, stop)
+    except Superseded as newer:
+        print(f"{member.name}: {newer}", file=sys.stderr, flush=True)
+        return 0
 
 
 def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> int:
@@ -70,7 +75,7 @@ def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> i
         # The stop reached the children too: an error after it (a data loader that died) is a
         # consequence, and the member is well from its last checkpoint.
         cause = _cause_of_stop(stage, member, stop) if stop else _cause_of_error(error)
-        detail = {"error": str(error)[:2000]}
+        detail = {"error": text_of(error)[:2000]}
         if cause is Cause.HOST_OOM:
             detail |= prescribe(member, number)
         member.ledger.end(number, cause, step=attempt.last_step, **detail)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from cluster import limits, signals, slurm
 from cluster.calls import Call, forget_calls, save_calls
 from cluster.cause import Budgets
+from cluster.collecting import retry_tag, unfinished
 from cluster.hostmemory import HostMemory
 from cluster.job import RobustJob
 from cluster.limits import Limits
@@ -38,8 +39,10 @@ class RobustExecutor:
         stage: The name of the array in the run directory.
         order: The place of the stage among others.
         budgets: How often each cause may start a member again.
-        checkpoint_seconds: The longest time between saves.
+        checkpoint_seconds: The longest time between saves; by default it follows from what they
+            cost and how often faults come, see :mod:`cluster.interval`.
         keep: Checkpoints to keep.
+        keep_bytes: Bytes that they may take together; two are kept in any case.
         host_memory: What gives way where a member exceeds its memory on Slurm.
         workers: Members at once on the local backend; by default as many as the cores hold.
         wait_for_room: Where Slurm takes fewer members at once (MaxSubmitJobs), stay and send
@@ -54,8 +57,9 @@ class RobustExecutor:
         stage: str = "job",
         order: int = 0,
         budgets: Budgets | None = None,
-        checkpoint_seconds: float = 60.0,
+        checkpoint_seconds: float | None = None,
         keep: int = 2,
+        keep_bytes: int | None = None,
         host_memory: HostMemory | None = None,
         workers: int | None = None,
         wait_for_room: bool = False,
@@ -72,6 +76,7 @@ class RobustExecutor:
             budgets=budgets or Budgets(),
             checkpoint_seconds=checkpoint_seconds,
             keep=keep,
+            keep_bytes=keep_bytes,
             host_memory=host_memory or HostMemory(),
         )
         # A second executor on the same stage adds members; it never forgets the first one's.
@@ -119,13 +124,47 @@ class RobustExecutor:
         finally:
             self._batch = None
 
+    def jobs(self) -> list[RobustJob]:
+        """All members of the stage, those that another process has submitted as well."""
+        return [RobustJob(self.stage, m.index, self._is_idle) for m in self.stage]
+
+    def retry(self) -> list[RobustJob]:
+        """Start again what has not finished and nothing works on now, with fresh budgets.
+
+        Returns:
+            The members that were started; each goes on from its last checkpoint.
+
+        Raises:
+            SlurmError: As of :meth:`send`.
+        """
+        if not self.stage.members:
+            return []
+        run, name = self.stage.run, self.stage.name
+        launched = self._pool is not None and self._pool.busy()
+        indices = unfinished(run, name, launched)
+        if indices:
+            self._write_rules(self.stage.members)
+            self.send(indices, retry_tag(run, name))
+        return [job for job in self.jobs() if job.member.index in indices]
+
+    def after(self, jobs: Iterable[RobustJob]) -> None:
+        """Let what is submitted from here on wait until other members have ended, however.
+
+        On Slurm they become a dependency (``afterany``, which waits through requeues); on the
+        other backends it is this call that waits.
+        """
+        ahead = [job for job in jobs if not job.done()]
+        if self.backend == "slurm":
+            self._scripts.wait_for({job.job_id.split("_")[0] for job in ahead})
+            return
+        for job in ahead:
+            job.wait()
+
     def lay_out(self, calls: Sequence[Call]) -> list[RobustJob]:
         """Write members to the run directory without sending them anywhere."""
         first = self.stage.members
-        places = tuple(str(Path(place).absolute()) for place in sys.path)
-        self.stage = replace(self.stage, members=first + len(calls), search_path=places)
         save_calls(self.stage.directory, first, calls)
-        self.stage.save()
+        self._write_rules(first + len(calls))
         indices = range(first, self.stage.members)
         return [RobustJob(self.stage, index, self._is_idle) for index in indices]
 
@@ -162,6 +201,11 @@ class RobustExecutor:
         """Wait until every member of the local pool is done."""
         if self._pool is not None:
             self._pool.wait(watch)
+
+    def _write_rules(self, members: int) -> None:
+        places = tuple(str(Path(place).absolute()) for place in sys.path)
+        self.stage = replace(self.stage, members=members, search_path=places)
+        self.stage.save()
 
     def _limits(self) -> Limits:
         if self.backend != "slurm":

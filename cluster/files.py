@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,13 +18,21 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def unfenced() -> None:
+    """The fence of a file that has one writer."""
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, fence: Callable[[], None] = unfenced) -> Iterator[BinaryIO]:
     """Open a unique temporary file that takes the name ``path`` when the block ends well.
 
     The bytes are fsynced before the rename and the directory after it, so a reader, at any
     moment and after any crash, sees the old file or the new one and never a part. When the
     block raises, the temporary file is removed and ``path`` is as it was.
+
+    Args:
+        path: The name.
+        fence: Called when the bytes are on disk, which can take long; it may raise as well.
     """
     descriptor, temporary = tempfile.mkstemp(
         dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
@@ -35,6 +43,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        fence()
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -42,10 +51,30 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     fsync_directory(path.parent)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write ``content`` under ``path`` so that no one ever reads a part of it."""
-    with replacing(path) as file:
+def write_atomic(path: Path, content: bytes, fence: Callable[[], None] = unfenced) -> None:
+    """Write ``content`` under ``path`` so that no one ever reads a part of it.
+
+    Args:
+        path: The file.
+        content: Its bytes.
+        fence: As of :func:`replacing`.
+    """
+    with replacing(path, fence) as file:
         file.write(content)
+
+
+def fresh_size(path: Path) -> int:
+    """The size of a file that other machines write to, 0 where there is none."""
+    # Opened, where stat() would do on a local disk: NFS answers stat() from what it saw a while
+    # ago, and asks the server again when a file is opened.
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return 0
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

@@ -53,6 +53,8 @@ class History(ABC):
         for event in self.events():
             number = event.get("attempt")
             if event["event"] == "start" and isinstance(number, int):
+                if number in records:
+                    continue  # of one that came second, and took the next number
                 records[number] = AttemptRecord(number, event["time"], event["where"])
             elif event["event"] == "end" and number in records:
                 records[number] = _ended(records[number], event)
@@ -63,7 +65,8 @@ class History(ABC):
 
     def attempt_count(self) -> int:
         """How many attempts have started."""
-        return sum(event["event"] == "start" for event in self.events())
+        starts = (event for event in self.events() if event["event"] == "start")
+        return max((event["attempt"] for event in starts), default=0)
 
     def open_attempt(self) -> int | None:
         """The number of the last attempt if its end has not been noted."""

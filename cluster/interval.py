@@ -33,6 +33,14 @@ PRIOR_COST = 1.0
 #: The share of time that training may stand still for saves.
 STALL_BUDGET = 0.02
 
+#: The longest time between saves where the user names none, seconds. A quiet week makes faults
+#: look rare and saves hardly worth their cost; this says what a kill may cost all the same.
+LONGEST = 600.0
+
+#: The share of time that saving may cost where a stop comes too suddenly for a save of its own:
+#: every stop then loses what was done since the last one, and an end of some kind is certain.
+RESCUE_BUDGET = 0.1
+
 
 def expected_waste(interval: float, cost: float, mean_time: float) -> float:
     r"""Share of time lost when faults are a Poisson process.
@@ -169,19 +177,33 @@ class SaveCost:
         """The whole cost, zero before the first save."""
         return (self.stall or 0.0) + self.writing
 
-    def interval(self, mean_time: float, longest: float) -> float:
+    @property
+    def at_a_stop(self) -> float:
+        """Seconds that a stop may wait for: the save being written, and then its own."""
+        return (self.stall or 0.0) + 2 * self.writing
+
+    def interval(
+        self, mean_time: float, longest: float | None = None, grace: float = math.inf
+    ) -> float:
         """Seconds to let pass between two saves.
 
         Daly's interval for the whole cost: serializing and writing take cores and disk from
-        training although it does not wait for them. Never so short that stalls exceed their
-        budget or that a save is due before the last one is written; and never longer than
-        ``longest``, which is the user's word and outweighs all of it.
+        training although it does not wait for them. Where a stop leaves no time for a save, as
+        often as :data:`RESCUE_BUDGET` lets. Never so short that stalls exceed their budget or
+        that a save is due before the last one is written; and never longer than ``longest``,
+        which is the user's word and outweighs all of it.
 
         Args:
             mean_time: Mean seconds between faults.
-            longest: The upper bound, seconds.
+            longest: The upper bound, seconds. Where the user names none, it is :data:`LONGEST`,
+                unless saving as often as that cost more of the time than stalls may.
+            grace: Seconds from a stop to SIGKILL.
         """
+        if longest is None:
+            longest = max(LONGEST, stall_interval(self.total))
         if self.stall is None:
             return min(longest, daly_interval(PRIOR_COST, mean_time))
         wanted = daly_interval(self.total, mean_time)
+        if self.at_a_stop > grace:
+            wanted = min(wanted, stall_interval(self.total, RESCUE_BUDGET))
         return min(longest, max(wanted, stall_interval(self.stall), self.writing))

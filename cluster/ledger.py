@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,9 +57,17 @@ class Ledger(History):
         self._append("withdrawn")
 
     def start(self, where: Mapping[str, Any]) -> int:
-        """Note that an attempt starts, and return its number."""
-        number = self.attempt_count() + 1
-        self._append("start", attempt=number, where=dict(where))
+        """Note that an attempt starts, and return its number.
+
+        Of two that start at the same moment, the one whose line comes first has the number, and
+        the other takes the next.
+        """
+        claim, holder, number = uuid.uuid4().hex, "", 0
+        while holder != claim:
+            number = self.attempt_count() + 1
+            self._append("start", attempt=number, where=dict(where), claim=claim)
+            starts = (e for e in self.events() if e["event"] == "start")
+            holder = next((e["claim"] for e in starts if e.get("attempt") == number), "")
         return number
 
     def end(self, number: int, cause: Cause, **detail: Any) -> None:

@@ -137,6 +137,17 @@ class LocalPool:
         if member.ledger.attempt_count() == attempts_before and child.returncode != 0:
             # It ended before it could open an attempt; note one, or it would be tried for ever.
             member.ledger.start(here())
-        settle(member, child.returncode, log=member.logs / "launch.log")
+        if _is_newest(member, child.pid):
+            settle(member, child.returncode, log=member.logs / "launch.log")
         if not self._leaving and wants_another_attempt(member, self.stage.budgets):
             self._waiting.append(member)
+
+
+def _is_newest(member: Member, child: int) -> bool:
+    """Whether the member's last attempt is a child's, or was noted here for it.
+
+    Another launcher may have started the member meanwhile, and the child left for that reason.
+    """
+    places = [attempt.where for attempt in member.ledger.attempts()[-1:]]
+    own = [(socket.gethostname(), pid) for pid in (child, os.getpid())]
+    return any((where["host"], where["pid"]) in own for where in places)

@@ -1,11 +1,14 @@
 """Saving at the right times, and without making the steps wait for the disk."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from cluster.checkpoint import CheckpointError, CheckpointStore
+from cluster.fence import Superseded
+from cluster.grace import Grace
 from cluster.interval import STALL_BUDGET, Faults, SaveCost
 from cluster.snapshot import snapshot
 
@@ -22,17 +25,28 @@ class Pace:
 
     Args:
         store: Where checkpoints go.
-        longest: The longest time between saves, seconds. It is kept whatever it costs.
+        longest: The longest time between saves, seconds. It is kept whatever it costs. None
+            leaves it to what saves cost.
         faults: Faults seen so far.
+        say: Called once, with a text, when saves turn out too slow for a stop.
     """
 
-    def __init__(self, store: CheckpointStore, longest: float, faults: Faults) -> None:
+    def __init__(
+        self,
+        store: CheckpointStore,
+        longest: float | None,
+        faults: Faults,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.store = store
         self.longest = longest
+        self.grace = Grace()
         self.cost = SaveCost()
         self.stalled = 0.0
         self._saver = BackgroundSaver(store)
         self._faults = faults
+        self._say = say
+        self._warned = False
         self._saved: Place | None = None
         self._begun = self._saved_at = time.monotonic()
         self._stall = 0.0
@@ -64,7 +78,7 @@ class Pace:
         begun = time.monotonic()
         if not self._is_due(begun - self._saved_at):
             return
-        if self.longest > self.cost.total:
+        if self.longest is None or self.longest > self.cost.total:
             self._start(place, state)
             self._stall = time.monotonic() - begun
         else:
@@ -94,18 +108,19 @@ class Pace:
     def complaint(self) -> str | None:
         """What to say if saves have stalled the loop for longer than the budget allows."""
         share = self.stalled / max(time.monotonic() - self._begun, 1e-9)
-        if self.stalled < 1.0 or share <= STALL_BUDGET:
+        if self.longest is None or self.stalled < 1.0 or share <= STALL_BUDGET:
             return None
         return (
             f"saving stalled the steps for {share:.0%} of the time, expected at most "
             f"{STALL_BUDGET:.0%}: checkpoint_seconds={self.longest:g} asks for it, and a save "
-            f"takes {self.cost.total:.1f} s. {self._wanted_interval(float('inf')):.0f} would do."
+            f"takes {self.cost.total:.1f} s. {self._wanted_interval(None):.0f} would do."
         )
 
     def _is_due(self, passed: float) -> bool:
         # The user's upper bound holds even if the last save is still being written; for a save
         # that is merely worth its cost nobody waits.
-        return passed >= self.longest or (passed >= self._interval and not self._saver.busy)
+        bound = math.inf if self.longest is None else self.longest
+        return passed >= bound or (passed >= self._interval and not self._saver.busy)
 
     def _start(self, place: Place, state: Callable[[], Mapping[str, Any]]) -> None:
         self.settle()
@@ -116,10 +131,13 @@ class Pace:
     def _measured(self, writing: float) -> None:
         self.cost.measured(self._stall, writing)
         self._interval = self._wanted_interval(self.longest)
+        if self.cost.at_a_stop > self.grace.shortest and not self._warned:
+            self._warned = True
+            self._say(self.grace.warning(self.cost.at_a_stop, self._interval))
 
-    def _wanted_interval(self, longest: float) -> float:
+    def _wanted_interval(self, longest: float | None) -> float:
         faults = self._faults + Faults(time.monotonic() - self._begun)
-        return self.cost.interval(faults.mean_time(), longest)
+        return self.cost.interval(faults.mean_time(), longest, self.grace.shortest)
 
 
 class BackgroundSaver:
@@ -175,7 +193,7 @@ class BackgroundSaver:
             return None
         if job.error is None:
             return job.seconds
-        if isinstance(job.error, CheckpointError):
+        if isinstance(job.error, CheckpointError | Superseded):
             raise job.error
         raise CheckpointError(
             f"could not save step {job.step} in {self.store.directory}: {job.error!r}; "

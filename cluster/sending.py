@@ -149,9 +149,9 @@ class Sender:
             raise SubmitLimitError(
                 f"expected room in Slurm's queue for {members} members of '{self.stage.name}', "
                 f"each of which counts as a job, found: {found}. Nothing was sent. Send them "
-                "when the queue has emptied, fewer at a time, or as room comes with "
-                "RobustExecutor(..., wait_for_room=True); or name an account or a QOS that has "
-                "more room."
+                "when the queue has emptied, fewer at a time, or as room comes, with "
+                "'yaoki submit --wait-for-room' or RobustExecutor(..., wait_for_room=True); or "
+                "name an account or a QOS that has more room."
             )
 
     def _await_room(self, members: int) -> None:

@@ -32,12 +32,15 @@ class Stage:
         members: How many members it has.
         cpus: Cores of one member.
         budgets: How often each cause may start a member again.
-        checkpoint_seconds: The longest time between saves.
+        checkpoint_seconds: The longest time between saves, or None: see :mod:`cluster.interval`.
         keep: Checkpoints to keep.
         keep_bytes: Bytes that they may take together; two are kept in any case.
         signal_delay: Seconds before the time limit at which a member is told to leave.
         host_memory: What gives way where a member exceeds its memory.
         search_path: Where the submitting process found modules; workers look there last.
+
+    Raises:
+        ValueError: A number is too small.
     """
 
     run: Path
@@ -46,12 +49,19 @@ class Stage:
     members: int = 0
     cpus: int = 1
     budgets: Budgets = field(default_factory=Budgets)
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float | None = None
     keep: int = 2
     keep_bytes: int | None = None
     signal_delay: int = 90
     host_memory: HostMemory = field(default_factory=HostMemory)
     search_path: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Told to who submits, not to the member when it first saves.
+        for name, least in {"checkpoint_seconds": 0, "keep": 2, "keep_bytes": 0}.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ValueError(f"{name}: expected at least {least}, found {value}")
 
     @property
     def directory(self) -> Path:

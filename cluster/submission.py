@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -71,6 +71,15 @@ class ScriptWriter:
         own = {n: v for n, v in parameters.items() if not n.startswith("slurm_")}
         slurms = {n.removeprefix("slurm_"): v for n, v in parameters.items() if n not in own}
         self._renderer.update_parameters(**self._renderer._convert_parameters(own), **slurms)
+
+    def wait_for(self, arrays: Collection[str]) -> None:
+        """Let Slurm start nothing before these arrays have ended; forget others named before."""
+        parameters = self._renderer.parameters
+        extra = dict(parameters.get("additional_parameters") or {})
+        extra.pop("dependency", None)
+        if arrays:
+            extra["dependency"] = f"afterany:{':'.join(sorted(arrays))}"
+        parameters["additional_parameters"] = extra
 
     def placement(self) -> dict[str, str | None]:
         """The account, QOS and partition that sbatch will take for the jobs, where given.

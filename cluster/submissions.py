@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cluster.files import append_line, numbered_lines
+from cluster.files import append_line, fresh_size, numbered_lines
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,7 @@ class Submissions:
 
     def size(self) -> int:
         """How long the file is: all that ends before was noted earlier than whatever follows."""
-        try:
-            return self.path.stat().st_size
-        except FileNotFoundError:
-            return 0
+        return fresh_size(self.path)
 
     def read(self) -> list[Submission]:
         """All lines, oldest first."""

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 
 from cluster import slurm
 from cluster.calls import Call
+from cluster.collecting import retry_tag, unfinished
 from cluster.executor import Backend, RobustExecutor
 from cluster.member import Member
 from cluster.stage import RunError
 from cluster.status import OPEN, MemberStatus, State, run_status
 from cluster.submission import Script
 from jobs.dependencies import Ahead, placeholder, waiting_for
-from jobs.solitude import alone, waits_for_launcher
+from jobs.solitude import alone
 from pipelines.plan import Plan, StagePlan
 
 
@@ -28,11 +29,13 @@ class Launcher:
         plan: What to run.
         backend: Where.
         workers: Members at once on the local backend.
+        wait_for_room: Where Slurm takes fewer members at once, send the rest as room comes.
     """
 
     plan: Plan
     backend: Backend
     workers: int | None = None
+    wait_for_room: bool = False
 
     def executor(self, stage: StagePlan, dependency: str | None = None) -> RobustExecutor:
         """The executor of a stage, with its resources."""
@@ -41,8 +44,9 @@ class Launcher:
             self.backend,
             stage=stage.name,
             order=self._order(stage),
-            checkpoint_seconds=stage.resources.checkpoint_seconds,
             workers=self.workers,
+            wait_for_room=self.wait_for_room,
+            **stage.resources.rules(),
         )
         name = f"{self.plan.directory.name}-{stage.name}"
         executor.update_parameters(**stage.resources.parameters(name))
@@ -101,14 +105,15 @@ class Launcher:
 
         Raises:
             RunError: A launcher is at work on the run, or local members still run.
-            SlurmError: Slurm refused one; those sent before it are cancelled.
+            SlurmError: Slurm refused one; those sent before it are cancelled, as they are after
+                Ctrl-C.
         """
         sent: dict[str, list[str]] = {}
         with alone(self.plan.directory):
             self._refuse_running_here()
             try:
                 self._send_all(sent)
-            except slurm.SlurmError:
+            except (slurm.SlurmError, KeyboardInterrupt):
                 self._withdraw(sent)
                 raise
         return sent
@@ -121,7 +126,8 @@ class Launcher:
             ahead = Ahead(elements=self._elements(stage.name), members=indices)
             if indices:
                 executor = self.executor(stage, before.dependency(stage.wait, indices))
-                ahead.arrays = executor.send(indices, self._tag(stage.name))
+                tag = retry_tag(self.plan.directory, stage.name)
+                ahead.arrays = executor.send(indices, tag)
                 sent[stage.name] = ahead.arrays
             before = ahead
 
@@ -165,10 +171,7 @@ class Launcher:
     def unfinished(self, stage: str) -> list[int]:
         """Members of a stage that have not finished and that nothing works on now."""
         # Alone here, so local members that wait for a launcher wait for one that is gone.
-        return self._members(
-            stage,
-            lambda m: _is_unfinished(m) and (m.state not in OPEN or waits_for_launcher(m)),
-        )
+        return unfinished(self.plan.directory, stage)
 
     def _recall_what_waits(self) -> None:
         """Call back what waits in the queue behind members that are about to be sent."""
@@ -230,11 +233,6 @@ class Launcher:
 
     def _order(self, stage: StagePlan) -> int:
         return [other.name for other in self.plan.stages].index(stage.name)
-
-    def _tag(self, stage: str) -> str:
-        scripts = self.plan.directory / "scripts"
-        times = len({path.stem for path in scripts.glob(f"{stage}*-000000.sh")})
-        return f"-retry-{times}" if times else ""
 
     def _failure(self, stage: str, failed: Sequence[int]) -> str:
         rows = [m for m in run_status(self.plan.directory) if m.stage == stage]

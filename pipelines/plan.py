@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, RootModel
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, RootModel
 
+from cluster.cause import Budgets
 from cluster.files import write_atomic
+from cluster.hostmemory import HostMemory, Order
 from cluster.quantities import MemorySize, Walltime
 from cluster.stage import RunError
 from pipelines.config import Config, digest
@@ -24,8 +26,34 @@ Wait = Literal["all", "each", "end"]
 CIRCUMSTANCES = ("resources", "tracking")
 
 
+class HostMemoryRules(Config):
+    """What gives way where a member exceeds its memory; see :class:`cluster.HostMemory`.
+
+    Attributes:
+        order: Whether the microbatch is halved or more memory asked for, and which first.
+        growth: The factor by which the memory grows.
+        memory_cap: The most memory, as a multiple of ``memory``.
+    """
+
+    order: Order = HostMemory.order
+    growth: Annotated[float, Field(gt=1, allow_inf_nan=False)] = HostMemory.growth
+    memory_cap: Annotated[float, Field(ge=1, allow_inf_nan=False)] = HostMemory.memory_cap
+
+
+class RetryBudgets(Config):
+    """How often each cause may start a member again; see :class:`cluster.Budgets`."""
+
+    timeout: NonNegativeInt = Budgets.timeout
+    preemption: NonNegativeInt = Budgets.preemption
+    node_failure: NonNegativeInt = Budgets.node_failure
+    killed: NonNegativeInt = Budgets.killed
+    device_oom: NonNegativeInt = Budgets.device_oom
+    host_oom: NonNegativeInt = Budgets.host_oom
+    error: NonNegativeInt = Budgets.error
+
+
 class Resources(Config):
-    """What one member of a stage asks of Slurm.
+    """What one member of a stage asks of Slurm, and how it is to survive there.
 
     Attributes:
         cpus: Cores.
@@ -37,7 +65,12 @@ class Resources(Config):
         qos: Quality of service, or the user's default.
         parallelism: Members at once, or no limit.
         signal_delay: Seconds before the limit at which the member is told to leave.
-        checkpoint_seconds: The longest time between saves; they come sooner where it pays.
+        checkpoint_seconds: The longest time between saves; they come sooner where it pays. By
+            default it follows from what they cost and how often faults come.
+        keep: Checkpoints to keep.
+        keep_bytes: What they may take together; two are kept in any case.
+        host_memory: What gives way where a member exceeds its memory.
+        budgets: How often each cause may start it again.
     """
 
     cpus: PositiveInt = 1
@@ -49,7 +82,11 @@ class Resources(Config):
     qos: str | None = None
     parallelism: PositiveInt | None = None
     signal_delay: PositiveInt = 90
-    checkpoint_seconds: PositiveFloat = 60.0
+    checkpoint_seconds: PositiveFloat | None = None
+    keep: Annotated[int, Field(ge=2)] = 2
+    keep_bytes: MemorySize | None = None
+    host_memory: HostMemoryRules = HostMemoryRules()
+    budgets: RetryBudgets = RetryBudgets()
 
     def parameters(self, name: str) -> dict[str, Any]:
         """The same as submitit's parameters."""
@@ -67,6 +104,16 @@ class Resources(Config):
             "slurm_signal_delay_s": self.signal_delay,
             "slurm_array_parallelism": self.parallelism or 0,
         } | {key: value for key, value in optional.items() if value is not None}
+
+    def rules(self) -> dict[str, Any]:
+        """The rules that members live by, as a :class:`cluster.RobustExecutor` takes them."""
+        return {
+            "checkpoint_seconds": self.checkpoint_seconds,
+            "keep": self.keep,
+            "keep_bytes": None if self.keep_bytes is None else self.keep_bytes.bytes,
+            "host_memory": HostMemory(**dict(self.host_memory)),
+            "budgets": Budgets(**dict(self.budgets)),
+        }
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,12 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--workers", type=_positive, help="members at once, at most (default: what the cores hold)"
     )
     run.add_argument("--inline", action="store_true", help="run members one by one in this process")
-    _parser(commands, "submit", _submit, "send a job to Slurm, or what is left of it")
+    submit = _parser(commands, "submit", _submit, "send a job to Slurm, or what is left of it")
+    submit.add_argument(
+        "--wait-for-room",
+        action="store_true",
+        help="where Slurm takes fewer members at once, stay and send the rest as room comes",
+    )
 
 
 def _positive(text: str) -> int:
@@ -204,7 +209,7 @@ def _submit(arguments: argparse.Namespace) -> int:
             "node, run on this machine with 'yaoki run', or try 'yaoki slurmbox up'."
         )
     plan, _ = resolve(arguments)
-    launcher = Launcher(plan, "slurm")
+    launcher = Launcher(plan, "slurm", wait_for_room=arguments.wait_for_room)
     launcher.lay_out()
     sent = launcher.submit()
     if arguments.json:

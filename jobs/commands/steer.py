@@ -16,6 +16,8 @@ from jobs.commands.launch import run_here
 from jobs.commands.selection import add_run_argument, chosen_members, find_run, workload_of
 from jobs.launch import Launcher
 from jobs.solitude import seen_status
+from pipelines.config import amend
+from pipelines.plan import CIRCUMSTANCES, identity
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -35,6 +37,13 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     retry.add_argument(
         "--backend", choices=["slurm", "local"], help="where (default: where it ran)"
+    )
+    retry.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="key.path=value",
+        help="other resources or tracking from now on, such as resources.train.memory=32G",
     )
     retry.add_argument("--json", action="store_true", help="print JSON for a program to read")
     retry.set_defaults(handler=_retry)
@@ -79,7 +88,13 @@ def _leave(member: Member) -> None:
 
 def _retry(arguments: argparse.Namespace) -> int:
     run = find_run(arguments)
-    workload, config = workload_of(run)
+    workload, made_from = workload_of(run)
+    config = amend(made_from, arguments.set)
+    if identity(config) != identity(made_from):
+        raise RunError(
+            f"--set: expected values of {' or '.join(CIRCUMSTANCES)}, found one that changes what "
+            "is computed. That is another run: 'yaoki run' or 'yaoki submit' makes it."
+        )
     plan = workload.plan(config, run.parent)
     if plan.directory != run:
         raise RunError(

@@ -4,7 +4,7 @@ from cluster.quantities import MemorySize, Walltime
 from pipelines.config.fields import Config
 from pipelines.config.loader import ConfigError, Source
 from pipelines.config.render import digest, dump_yaml
-from pipelines.config.resolve import Resolved, load, preset_names
+from pipelines.config.resolve import Resolved, amend, load, preset_names
 
 __all__ = [
     "Config",
@@ -13,6 +13,7 @@ __all__ = [
     "Resolved",
     "Source",
     "Walltime",
+    "amend",
     "digest",
     "dump_yaml",
     "load",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pipelines.config.fields import Config
 from pipelines.config.loader import ConfigError, Node, Source, merge, parse_yaml, read_yaml
 from pipelines.config.problems import problems_of, unknown
+from pipelines.config.render import dump_yaml
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -59,18 +60,31 @@ def load(
         raise ConfigError(f"{path}: preset {preset!r}: {unknown(preset, presets, 'preset')}")
     trees = {name: merge(defaults, partial) for name, partial in presets.items()}
     chosen = defaults if preset is None else trees.pop(preset)
-    problems: list[str] = []
-    for text in overrides:
-        try:
-            chosen = merge(chosen, _override(text))
-        except ConfigError as error:
-            problems.extend(error.problems)
+    chosen, problems = _overlaid(chosen, overrides)
     config, found = _validate(model, chosen)
     for tree in trees.values():
         found.extend(_validate(model, tree)[1])
     if config is None or problems or found:
         raise ConfigError(*sorted({*problems, *found}, key=_by_line))
     return Resolved(config, preset, dict(_provenance(config, chosen, ())))
+
+
+def amend(config: ConfigT, overrides: Iterable[str]) -> ConfigT:
+    """Lay overrides over a configuration that has been resolved.
+
+    Args:
+        config: The configuration.
+        overrides: As of :func:`load`.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    source = Source("file", "the run's configuration")
+    tree, problems = _overlaid(parse_yaml(dump_yaml(config), source.where, source), overrides)
+    amended, found = _validate(type(config), tree)
+    if amended is None or problems:
+        raise ConfigError(*problems, *found)
+    return amended
 
 
 def preset_names(path: str | Path) -> tuple[str, ...]:
@@ -107,6 +121,17 @@ def _expect_mapping(node: Node, path: str) -> None:
     if not isinstance(node.value, Mapping):
         found = node.plain()
         raise ConfigError(f"{node.source.where}: {path}: expected a mapping, found {found!r}")
+
+
+def _overlaid(tree: Node, overrides: Iterable[str]) -> tuple[Node, list[str]]:
+    """A tree with overrides laid over it, and what is wrong with those that could not be."""
+    problems: list[str] = []
+    for text in overrides:
+        try:
+            tree = merge(tree, _override(text))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    return tree, problems
 
 
 def _override(text: str) -> Node:

@@ -16,6 +16,7 @@ from support.small_work import SmallTrainer, equal
 
 from cluster import Attempt, Interrupted, Member
 from cluster.checkpoint import CheckpointError
+from cluster.deadline import KILL_WAIT
 from cluster.signals import StopFlag
 
 NEVER = 1e9
@@ -190,6 +191,17 @@ def test_stops_leave_no_trace_in_the_work(
         except Interrupted:
             continue
         assert equal(trainer.result(), result)
+
+
+def test_a_save_that_no_stop_would_wait_for_is_told_of_while_all_is_well(
+    member: Member, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(KILL_WAIT, "1e-6")
+    _take(_attempt(member, seconds=0.0), Counting(5))
+    assert capsys.readouterr().err.count("train/0000: a stop may have to wait") == 1
+    monkeypatch.setenv(KILL_WAIT, "300")
+    _take(_attempt(member, seconds=0.0), Counting(5))
+    assert capsys.readouterr().err == ""
 
 
 def test_early_stopping_ends_the_loop_and_is_remembered(member: Member) -> None:

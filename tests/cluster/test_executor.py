@@ -1,13 +1,17 @@
 import os
 import random
+import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
 from support.small_work import equal, train, train_with_faults, without_sizes
 
 from cluster import Budgets, Cause, RobustExecutor, RobustJob
+from cluster.calls import Outcome, RemoteError
 from cluster.executor import Backend
 from cluster.job import MemberFailedError, results
 
@@ -97,6 +101,91 @@ def test_an_unpicklable_result_leaves_a_record(tmp_path: Path) -> None:
     assert "cannot be pickled" in str(error)
 
 
+class WithLockError(Exception):
+    """Cannot be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__("a lock is held")
+        self.lock = threading.Lock()
+
+
+class OfTwoError(Exception):
+    """Is pickled, and cannot be read back: only one of two arguments is kept."""
+
+    def __init__(self, site: str, why: str) -> None:
+        super().__init__(f"{site}: {why}")
+
+
+class WordlessError(WithLockError):
+    """Cannot even be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def _raise(error: type[Exception], *arguments: str) -> None:
+    raise error(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "arguments", "said"),
+    [
+        (WithLockError, (), "WithLockError: a lock is held"),
+        (OfTwoError, ("FR-Pue", "no data"), "OfTwoError: FR-Pue: no data"),
+        (WordlessError, (), "WordlessError: <exception str() failed>"),
+    ],
+)
+def test_an_exception_that_cannot_be_carried_over_leaves_its_text_and_traceback(
+    tmp_path: Path, error: type[Exception], arguments: tuple[str, ...], said: str
+) -> None:
+    job = RobustExecutor(tmp_path, "inline").submit(_raise, error, *arguments)
+    with pytest.raises(RemoteError) as caught:
+        job.result()
+    assert str(caught.value) == said
+    (attempt,) = job.member.ledger.attempts()
+    assert attempt.cause is Cause.ERROR
+    outcome = Outcome.load(job.member)
+    assert outcome is not None
+    assert "in _raise" in outcome.traceback
+
+
+def test_the_outcome_of_an_earlier_attempt_is_never_taken_for_the_last_ones(tmp_path: Path) -> None:
+    job = RobustExecutor(tmp_path, "inline").submit(_fail, "of the first attempt")
+    assert isinstance(job.exception(), LookupError)
+    ledger = job.member.ledger
+    ledger.queued()
+    ledger.start({})
+    assert not job.done()
+    ledger.end(2, Cause.CANCELLED)
+    with pytest.raises(MemberFailedError, match="cancelled, after 2 attempts"):
+        job.result()
+
+
+_DEBUGGED = """
+import sys
+from cluster import RobustExecutor
+
+def train(secret):
+    breakpoint()
+    return secret + 1
+
+print("result", RobustExecutor(sys.argv[1], "inline").submit(train, 41).result())
+"""
+
+
+def test_a_debugger_works_inline(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _DEBUGGED, str(tmp_path)],
+        input="print('seen', secret * 2)\nsecret = 99\ncontinue\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "seen 82" in done.stdout
+    assert "result 100" in done.stdout
+
+
 def test_one_failure_hides_no_other_result(tmp_path: Path) -> None:
     executor = RobustExecutor(tmp_path, "local")
     with executor.batch():
@@ -105,6 +194,16 @@ def test_one_failure_hides_no_other_result(tmp_path: Path) -> None:
     assert outcomes[0] == 1
     assert isinstance(outcomes[1], ValueError)
     assert outcomes[2] == 3
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 1}, {"keep_bytes": -1}, {"checkpoint_seconds": -0.1}])
+def test_impossible_rules_are_refused_before_anything_is_sent(
+    tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name}: expected at least [02], found {wrong[name]}"):
+        RobustExecutor(tmp_path, "local", **wrong)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _kill_self() -> None:

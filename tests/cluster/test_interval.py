@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from cluster import Cause, Member
 from cluster.interval import (
+    LONGEST,
     PRIOR_SECONDS,
+    RESCUE_BUDGET,
     STALL_BUDGET,
     Faults,
     SaveCost,
@@ -90,6 +92,34 @@ def test_the_users_bound_comes_first_and_the_budget_second(
     assert stall / (free + stall) <= STALL_BUDGET * (1 + 1e-9)
     assert free >= max(writing, daly_interval(stall + writing, mean_time))
     assert cost.interval(mean_time, longest) == min(longest, free)
+
+
+@given(costs, costs, times)
+def test_without_a_bound_of_the_users_ten_minutes_hold_where_they_are_cheap(
+    stall: float, writing: float, mean_time: float
+) -> None:
+    cost = SaveCost()
+    assert cost.interval(mean_time) <= LONGEST
+    cost.measured(stall, writing)
+    free, bounded = cost.interval(mean_time, float("inf")), cost.interval(mean_time)
+    assert bounded == free or bounded >= LONGEST
+    if bounded > LONGEST and bounded != free:
+        assert cost.total / (bounded + cost.total) == pytest.approx(STALL_BUDGET)
+
+
+@given(costs, costs, times, costs)
+def test_saves_come_sooner_where_a_stop_leaves_no_time_for_one(
+    stall: float, writing: float, mean_time: float, grace: float
+) -> None:
+    cost = SaveCost()
+    cost.measured(stall, writing)
+    free, hurried = cost.interval(mean_time), cost.interval(mean_time, grace=grace)
+    if cost.at_a_stop <= grace:
+        assert hurried == free
+    else:
+        assert hurried <= free
+        assert stall / (hurried + stall) <= STALL_BUDGET * (1 + 1e-9)
+        assert hurried <= max(stall_interval(cost.total, RESCUE_BUDGET), stall_interval(stall))
 
 
 def test_the_cost_follows_what_is_measured() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import cloudpickle
 import psutil
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.small_work import train
@@ -204,12 +205,16 @@ def test_a_member_that_is_sent_again_is_not_done_before_it_has_run(
     assert not job.done()
 
 
-def _own_session() -> bool:
-    return os.getsid(0) == os.getpid() and not any(n.startswith("SLURM_") for n in os.environ)
+def _surroundings() -> tuple[bool, bool, int, str]:
+    own_session = os.getsid(0) == os.getpid()
+    slurms = any(name.startswith("SLURM_") for name in os.environ)
+    return own_session, slurms, torch.get_num_threads(), os.environ["MALLOC_MMAP_MAX_"]
 
 
-def test_a_child_has_a_session_of_its_own_and_nothing_of_slurms(
+def test_a_child_has_its_own_session_its_cores_threads_and_nothing_of_slurms(
     executor: RobustExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "5")
-    assert executor.submit(_own_session).result() is True
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    executor.update_parameters(cpus_per_task=2)
+    assert executor.submit(_surroundings).result() == (True, False, 2, "0")

@@ -15,6 +15,7 @@ from support.disks import fill, small_disk
 from support.small_work import SmallTrainer, equal
 
 from cluster.checkpoint import CheckpointError, CheckpointStore
+from cluster.grace import Grace
 from cluster.interval import Faults
 from cluster.saving import BackgroundSaver, Pace
 
@@ -224,6 +225,20 @@ def test_a_failed_save_is_made_again_when_asked(tmp_path: Path) -> None:
         ballast.unlink()
         pace.save((3, 9), dict)
         assert _steps(pace.store) == [3]
+
+
+def test_saves_too_slow_for_a_stop_are_told_of_once_and_before_it(tmp_path: Path) -> None:
+    said: list[str] = []
+    pace = Pace(CheckpointStore(tmp_path), 0.0, Faults(), said.append)
+    pace.save_if_due((1, 9), dict)
+    assert said == []
+    pace.grace = Grace(usr2=90.0, term=1e-9)
+    for step in (2, 3):
+        pace.save_if_due((step, 9), dict)
+    (text,) = said
+    assert "expected at most 1e-09 s, when SIGKILL comes" in text
+    assert "a KillWait or GraceTime of more than 1e-09 s (tell it in YAOKI_KILL_WAIT)" in text
+    assert "signal_delay" not in text
 
 
 def test_stalls_beyond_the_budget_are_told_with_the_remedy(tmp_path: Path) -> None:

@@ -271,6 +271,38 @@ def test_a_run_directory_of_another_job_is_left_alone(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
+def test_a_retry_takes_over_other_resources(tmp_path: Path, fake_slurm: Commands) -> None:
+    run = laid_out(tmp_path / "runs")
+    other = ("resources.train.memory=3G", "resources.train.budgets.error=1")
+    told = [word for text in other for word in ("--set", text)]
+    assert yaoki("retry", run, "--backend", "slurm", *told).code == 0
+    script = (run / "scripts" / "train-000000.sh").read_text()
+    assert "#SBATCH --mem=3GB\n" in script
+    rules = {stage.name: stage.budgets.error for stage in load_stages(run)}
+    assert rules == {"simulate": 0, "train": 1, "assimilate": 0, "collect": 0}
+    plan = yaml.safe_load((run / "plan.yaml").read_text())
+    assert plan["config"]["resources"]["train"]["memory"] == "3072M"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed=1", "expected values of resources or tracking"),
+        ("resources.train.cpus=none", "resources.train.cpus: expected an integer, found 'none'"),
+        ("resources", "override 'resources': expected key.path=value"),
+    ],
+)
+def test_a_retry_that_asks_for_the_impossible_changes_nothing(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    run = laid_out(tmp_path / "runs")
+    before = tree(run)
+    done = yaoki("retry", run, "--set", text)
+    assert done.code == 2
+    assert said in done.err
+    assert tree(run) == before
+
+
 def test_retry_makes_no_second_directory_for_a_renamed_run(tmp_path: Path) -> None:
     run = laid_out(tmp_path)
     renamed = run.rename(tmp_path / "mine")

@@ -1,5 +1,6 @@
 """Plans: what makes two of them one run, and what a run directory refuses."""
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -13,10 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cluster import Budgets, HostMemory, RobustExecutor
+from cluster.hostmemory import Order
 from cluster.quantities import MemorySize, Walltime
 from cluster.stage import RunError
-from pipelines.config import Config, digest
-from pipelines.plan import Plan, Resources, StagePlan, check_digest, git_state, identity, load_plan
+from pipelines.config import Config, ConfigError, digest, load
+from pipelines.plan import (
+    HostMemoryRules,
+    Plan,
+    Resources,
+    RetryBudgets,
+    StagePlan,
+    check_digest,
+    git_state,
+    identity,
+    load_plan,
+)
 
 
 class Tracking(Config):
@@ -53,6 +66,10 @@ asked = st.builds(
     time=st.integers(1, 10**6).map(Walltime),
     partition=st.none() | st.text(),
     parallelism=st.none() | st.integers(1, 100),
+    keep=st.integers(2, 9),
+    keep_bytes=st.none() | st.integers(1, 10**6).map(MemorySize),
+    host_memory=st.builds(HostMemoryRules, order=st.sampled_from(Order)),
+    budgets=st.builds(RetryBudgets, error=st.integers(0, 9)),
 )
 
 
@@ -205,6 +222,52 @@ def test_what_is_not_asked_for_is_left_to_the_cluster() -> None:
 def test_impossible_resources_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="greater than"):
         Resources(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("keep: 1", "keep: expected a number greater than or equal to 2, found 1"),
+        ("keep_bytes: 20", "keep_bytes: expected a memory size with its unit, as in 16G, found 20"),
+        ("host_memory: {growth: 1.0}", "growth: expected a number greater than 1, found 1.0"),
+        ("host_memory: {growth: .inf}", "growth: expected a finite number, found inf"),
+        ("host_memory: {memory_cap: 0.5}", "memory_cap: expected a number greater than or equal"),
+        (
+            "host_memory: {order: memory}",
+            "order: expected 'microbatch first', 'memory first', 'microbatch only' or "
+            "'memory only', found 'memory'",
+        ),
+        ("budgets: {killed: -1}", "killed: expected a number greater than or equal to 0, found -1"),
+        ("budgets: {kiled: 1}", "budgets.kiled: unknown key; did you mean 'killed'?"),
+    ],
+)
+def test_a_wrong_rule_is_one_clear_error(tmp_path: Path, section: str, said: str) -> None:
+    path = tmp_path / "work.yaml"
+    path.write_text(f"resources:\n  {section}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Work, path)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{path}:2: resources.")
+    assert said in problem
+
+
+def test_the_rules_are_what_the_executor_takes(tmp_path: Path) -> None:
+    path = tmp_path / "work.yaml"
+    path.write_text(
+        "resources:\n  checkpoint_seconds: 30.0\n  keep: 3\n  keep_bytes: 2M\n"
+        "  host_memory: {order: memory first, memory_cap: 2.0}\n  budgets: {error: 1}\n"
+    )
+    rules = RobustExecutor(tmp_path, "inline", **load(Work, path).config.resources.rules()).stage
+    assert (rules.checkpoint_seconds, rules.keep, rules.keep_bytes) == (30.0, 3, 2 * 1024**2)
+    assert rules.host_memory == HostMemory(Order.MEMORY_FIRST, memory_cap=2.0)
+    assert rules.budgets == Budgets(error=1)
+
+
+def test_by_default_the_rules_are_the_executors_own(tmp_path: Path) -> None:
+    given_none = RobustExecutor(tmp_path, "inline").stage
+    assert RobustExecutor(tmp_path, "inline", **Resources().rules()).stage == given_none
+    fields = {field.name for field in dataclasses.fields(Budgets)}
+    assert fields == RetryBudgets.model_fields.keys()
 
 
 def _git(directory: Path, *arguments: str) -> None:

@@ -158,6 +158,20 @@ def test_a_rewind_hides_what_the_new_attempt_has_not_reached(tmp_path: Path) -> 
     assert rows[-1]["loss"] == -1.0
 
 
+def test_rows_of_an_attempt_that_was_overtaken_give_way(tmp_path: Path) -> None:
+    run_once(tmp_path / "twin", 15)
+    run_once(tmp_path / "m", 12)
+    # Cut off with its node, it logs on until it looks at the ledger.
+    with MetricsLog(tmp_path / "m") as late, MetricsLog(tmp_path / "m", attempt=1) as newer:
+        newer.rewind(10)
+        for step in range(11, 16):
+            late.log(step, {"loss": -1.0})
+            newer.log(step, {"loss": loss(step)})
+    assert read_metrics(tmp_path / "m", without=VOLATILE) == read_metrics(
+        tmp_path / "twin", without=VOLATILE
+    )
+
+
 def test_without_a_rewind_the_latest_attempt_of_a_step_counts(tmp_path: Path) -> None:
     run_once(tmp_path / "m", 3)
     with MetricsLog(tmp_path / "m", attempt=1) as log:
