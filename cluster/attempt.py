@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 from cluster import random_state
 from cluster.checkpoint import CheckpointError, CheckpointStore
 from cluster.deadline import DeadlineWatch, Overdue
+from cluster.footprint import peak_memory, processor_seconds
 from cluster.hostmemory import microbatch_limit
 from cluster.interval import faults_near
 from cluster.member import Member
@@ -80,6 +81,9 @@ class Attempt:
     signal_delay: float = 90.0
     resumed_step: int = field(default=0, init=False)
     last_step: int = field(default=0, init=False)
+    _resumed_from: float | None = field(default=None, init=False)
+    _begun: bool = field(default=False, init=False)
+    _saving: float = field(default=0.0, init=False)
     _microbatch: int | None = field(default=None, init=False)
     _reported_at: float = field(default=0.0, init=False)
 
@@ -93,7 +97,7 @@ class Attempt:
     def __exit__(
         self, kind: object, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait for a save that is being written.
+        """Wait for a save that is being written, and note what the attempt has used.
 
         Raises:
             CheckpointError: It has failed, and nothing else has; otherwise it becomes a note.
@@ -104,6 +108,8 @@ class Attempt:
             if error is None:
                 raise
             error.add_note(str(failure))
+        finally:
+            self._note_usage()
 
     @property
     def checkpoints(self) -> CheckpointStore:
@@ -136,6 +142,7 @@ class Attempt:
         work.load_state_dict(checkpoint.state["work"])
         random_state.restore(checkpoint.state["random"])
         self.resumed_step = self.last_step = checkpoint.step
+        self._resumed_from = checkpoint.path.stat().st_mtime
         self._pace.is_at((checkpoint.step, work.steps_total))
         return True
 
@@ -149,6 +156,7 @@ class Attempt:
             Interrupted: A signal asked the attempt to leave; the state is saved.
             CheckpointError: The disk refused a save.
         """
+        self._note_steps(work)
         watch = DeadlineWatch(self.stop, self.signal_delay, self._overdue)
         watch.start()
         try:
@@ -199,11 +207,30 @@ class Attempt:
         Raises:
             CheckpointError: The disk refused it, or the save before, which was being written.
         """
+        begun = time.monotonic()
         self._pace.save(_place(work), lambda: _state(work))
+        self._saving += time.monotonic() - begun
 
     def _overdue(self, overdue: Overdue) -> None:
         self._say(str(overdue))
         self.member.ledger.overdue(self.number, **asdict(overdue))
+
+    def _note_steps(self, work: Work) -> None:
+        # For the accounts, as what follows: a full disk is told of by whatever needs it.
+        if not self._begun:
+            with contextlib.suppress(OSError):
+                place = _place(work)
+                self.member.ledger.steps(self.number, *place, saved=self._resumed_from)
+        self._begun = True
+
+    def _note_usage(self) -> None:
+        with contextlib.suppress(OSError):
+            self.member.ledger.usage(
+                self.number,
+                peak_mib=peak_memory(),
+                cpu_seconds=round(processor_seconds(), 2),
+                saving_seconds=round(self._pace.stalled + self._saving, 3),
+            )
 
     def _say(self, text: str) -> None:
         print(f"{self.member.name}: {text}", file=sys.stderr, flush=True)
