@@ -9,7 +9,7 @@ from importlib.metadata import version
 from cluster import slurmbox
 from cluster.slurm import SlurmError
 from cluster.stage import RunError
-from jobs.commands import data, doctor, launch, logs, results, status, steer
+from jobs.commands import data, doctor, launch, logs, report, results, status, steer
 from jobs.commands.exits import FAILED, INTERRUPTED, IO_ERROR, OK, UNAVAILABLE, USAGE
 from jobs.launch import StageFailedError
 from pipelines.config import ConfigError
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"yaoki {version('yaoki')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for module in (launch, status, logs, steer, results, data, doctor):
+    for module in (launch, status, report, logs, steer, results, data, doctor):
         module.add_parsers(commands)
     slurmbox.add_parser(commands)
     return top
