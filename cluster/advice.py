@@ -60,6 +60,8 @@ def _ended(usage: StageUsage, *causes: Cause) -> list[AttemptUsage]:
 
 
 def _hours(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 

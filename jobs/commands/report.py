@@ -16,9 +16,11 @@ from jobs.commands.exits import OK
 from jobs.commands.selection import add_run_argument, chosen_members, find_run
 
 _COLUMNS = (
-    *("member", "attempts", "causes", "elapsed", "core-h", "GPU-h"),
-    *("goodput", "wasted", "mostly", "memory", "CPU"),
+    *("member", "tries", "causes", "elapsed", "core-h", "GPU-h"),
+    *("goodput", "wasted", "memory", "CPU"),
 )
+#: Those that may be broken into lines where the terminal is narrow.
+_FLEXIBLE = ("causes", "wasted")
 #: What the settings are called in submitit's parameters.
 _PARAMETERS = {
     "memory": "mem_gb",
@@ -50,10 +52,8 @@ def _report(arguments: argparse.Namespace) -> int:
         _print_table(run, rows)
     else:
         print("\n".join("\t".join(row) for row in [_COLUMNS, *rows]))
-    for note in _notes(usage):
-        print(note)
-    for line in found:
-        print(_sentence(run, line))
+    lines = [*_notes(usage), *(_sentence(run, line) for line in found)]
+    print("\n".join(["", *lines]) if lines else "", end="\n" if lines else "")
     return OK
 
 
@@ -121,20 +121,21 @@ def _rows(stage: StageUsage) -> Iterator[tuple[str, ...]]:
 
 
 def _row(name: str, totals: Totals) -> tuple[str, ...]:
-    parts, waste = totals.parts, totals.waste
+    parts = totals.parts
     used = "?" if totals.peak is None else f"{totals.peak:.0f}"
     asked = "?" if totals.memory is None else str(totals.memory)
+    wasted = f"{duration(parts.allocated - parts.useful)} {next(iter(totals.waste), '')}"
+    estimated = "~" if any(a.estimated for a in totals.attempts) else ""
     return (
         name,
         str(len(totals.attempts)),
         ", ".join(f"{count} {cause}" for cause, count in totals.causes.most_common()),
-        ("~" if any(a.estimated for a in totals.attempts) else "") + duration(parts.allocated),
-        f"{totals.core_hours:.2f}",
-        "?" if totals.gpu_hours is None else f"{totals.gpu_hours:.2f}",
+        estimated + duration(parts.allocated),
+        f"{totals.core_hours:.3g}",
+        "?" if totals.gpu_hours is None else f"{totals.gpu_hours:.3g}",
         "" if parts.goodput is None else f"{parts.goodput:.0%}",
-        duration(parts.allocated - parts.useful),
-        next(iter(waste), ""),
-        f"{used}/{asked} MiB",
+        wasted.strip(),
+        f"{used}/{asked}M",
         "?" if totals.cpu_efficiency is None else f"{totals.cpu_efficiency:.0%}",
     )
 
@@ -154,15 +155,14 @@ def _notes(usage: RunUsage) -> Iterator[str]:
     if any(attempt.estimated for attempt in attempts):
         yield "~ estimated: nobody noted an end, and the last sign of life is taken for it"
     if usage.accounting:
-        yield f"without Slurm's accounting: {usage.accounting}"
+        yield f"without Slurm's accounting: {usage.accounting.splitlines()[0]}"
     page = usage.run / "report" / "index.html"
     if page.exists():
         yield f"scores and pictures: {page}"
 
 
 def _sentence(run: Path, line: Advice) -> str:
-    what = f"{line.stage}: {line.reason}"
-    return f"advice\t{what}. {setting(run, line)}; saves {line.gain}"
+    return f"advice: {line.stage}: {line.reason}. {setting(run, line)}; saves {line.gain}"
 
 
 def setting(run: Path, line: Advice) -> str:
@@ -192,10 +192,10 @@ def _print_table(run: Path, rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{run.name}: time and memory")
-    for column in _COLUMNS:
-        table.add_column(column, justify="left" if column in _COLUMNS[:3] else "right")
+    table = Table(title=f"{run.name}: time and memory", box=None, padding=(0, 1, 0, 0))
+    for name in _COLUMNS:
+        left = name == "member" or name in _FLEXIBLE
+        table.add_column(name, justify="left" if left else "right", no_wrap=name not in _FLEXIBLE)
     for row in rows:
-        style = "bold" if ":" in row[0] else ""
-        table.add_row(*(Text(cell) for cell in row), style=style)
+        table.add_row(*(Text(cell) for cell in row), style="bold" if ":" in row[0] else "")
     Console().print(table)
