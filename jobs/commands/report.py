@@ -142,7 +142,7 @@ def _row(name: str, totals: Totals) -> tuple[str, ...]:
 
 def duration(seconds: float) -> str:
     """A time in two figures that matter: ``4.2s``, ``12:05`` or ``31h02``."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f}s"
     minutes = round(seconds) // 60
     if minutes < 60:

@@ -2,17 +2,14 @@
 
 import json
 import os
-import shutil
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.commands import Commands
-from support.small_work import train_with_faults
 
-from cluster import Cause, RobustExecutor
+from cluster import Cause
 from cluster.bookkeeping import run_usage
 from cluster.stage import Stage
 from cluster.timeline import Parts
@@ -210,19 +207,3 @@ def test_a_later_stage_does_not_wait_in_a_queue_for_the_one_before(tmp_path: Pat
     story.tell(0, "queued")
     story.start(1000, 1)
     assert story.usage().attempts[0].waited is None
-
-
-def test_a_member_that_was_killed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    executor = RobustExecutor(tmp_path / "run", "local", checkpoint_seconds=0.0)
-    begun = time.time()
-    executor.submit(train_with_faults, 3, 40, {1: ("SIGKILL", 30)}).result()
-    took = time.time() - begun
-    copy = shutil.copytree(tmp_path / "run", tmp_path / "copy")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    usage = run_usage(copy)
-    (member,) = usage.stages[0].members
-    assert usage.accounting == ""  # there is nothing to ask Slurm
-    assert [attempt.cause for attempt in member.attempts] == [Cause.KILLED, Cause.FINISHED]
-    assert 0 < member.totals.parts.allocated < took
-    assert (member.attempts[1].peak or 0) > 50
-    assert 0 < (member.totals.parts.goodput or 0) < 1
