@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -81,7 +82,7 @@ class Attempt:
     signal_delay: float = 90.0
     resumed_step: int = field(default=0, init=False)
     last_step: int = field(default=0, init=False)
-    _resumed_from: float | None = field(default=None, init=False)
+    _resumed_from: Path | None = field(default=None, init=False)
     _begun: bool = field(default=False, init=False)
     _saving: float = field(default=0.0, init=False)
     _microbatch: int | None = field(default=None, init=False)
@@ -142,7 +143,7 @@ class Attempt:
         work.load_state_dict(checkpoint.state["work"])
         random_state.restore(checkpoint.state["random"])
         self.resumed_step = self.last_step = checkpoint.step
-        self._resumed_from = checkpoint.path.stat().st_mtime
+        self._resumed_from = checkpoint.path
         self._pace.is_at((checkpoint.step, work.steps_total))
         return True
 
@@ -219,8 +220,9 @@ class Attempt:
         # For the accounts, as what follows: a full disk is told of by whatever needs it.
         if not self._begun:
             with contextlib.suppress(OSError):
-                place = _place(work)
-                self.member.ledger.steps(self.number, *place, saved=self._resumed_from)
+                path = self._resumed_from
+                saved = None if path is None else path.stat().st_mtime
+                self.member.ledger.steps(self.number, *_place(work), saved=saved)
         self._begun = True
 
     def _note_usage(self) -> None:

@@ -1,11 +1,12 @@
 """``status`` and ``report`` at a terminal of 80 columns and 24 lines."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from support.commandline import COMMAND
 from support.terminal import Terminal
 
 from cluster.cause import Cause
+from cluster.deadline import Overdue
 from cluster.ledger import here
 from cluster.stage import Stage
 from cluster.status import MemberStatus, State
@@ -104,6 +106,22 @@ def test_members_in_a_state_are_shown_one_by_one(
     assert capsys.readouterr().out == ""
     assert main(["status", str(run), "--stage", "trian"]) == 2
     assert "expected a stage (train), found 'trian'" in capsys.readouterr().err
+
+
+def test_a_stop_that_was_not_answered_is_told(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = Overdue(17, False, seconds=24.2, waited=16.0, grace=20.0, signal=signal.SIGUSR2)
+    stage = Stage.load(run, "train")
+    for index in (0, RUNNING):
+        stage.member(index).ledger.overdue(1, **asdict(late))
+    main(["status", str(run)])
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert rows[0][-1] == (
+        "attempt 1: SIGUSR2 not answered in time: step 17 took over 24 s, the grace is 20 s; "
+        "longer signal_delay or smaller steps"
+    )
+    assert rows[RUNNING][-1] == REASON  # why it ended tells more
 
 
 def test_a_report_fits_the_terminal(run: Path, at_terminal: Callable[..., Terminal]) -> None:
