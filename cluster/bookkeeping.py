@@ -140,7 +140,7 @@ class _Account:
         told = (self.story.notes(record.number, "usage") or [{}])[-1]
         peaks = [peak for peak in (row.peak if row else None, told.get("peak_mib")) if peak]
         sizes = [e["microbatch"] for e in self.story.notes(record.number, "microbatch")]
-        known_gpus = where.get("gpus_on_node", 0) if where else None
+        gpus = int(where.get("gpus_on_node", 0)) if where else None
         return AttemptUsage(
             number=record.number,
             cause=record.cause,
@@ -148,7 +148,7 @@ class _Account:
             estimated=self._span(n).estimated,
             waited=self._waited(n),
             cpus=row.cpus if row else int(where.get("cpus_on_node", self.stage.cpus)),
-            gpus=row.gpus if row else known_gpus if known_gpus is None else int(known_gpus),
+            gpus=row.gpus if row else gpus,
             limit=row.limit if row else None,
             memory=given_memory(where),
             peak=max(peaks, default=None),

@@ -53,7 +53,8 @@ def _report(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join("\t".join(row) for row in [_COLUMNS, *rows]))
     lines = [*_notes(usage), *(_sentence(run, line) for line in found)]
-    print("\n".join(["", *lines]) if lines else "", end="\n" if lines else "")
+    if lines:
+        print("", *lines, sep="\n")
     return OK
 
 

@@ -67,7 +67,9 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, arguments: list[str
 
 def test_help_names_every_command_and_exit_code() -> None:
     text = yaoki("--help").out
-    commands = "plan run submit status report logs cancel retry collect verify repack doctor slurmbox"
+    commands = (
+        "plan run submit status report logs cancel retry collect verify repack doctor slurmbox"
+    )
     assert all(f"    {command} " in text for command in commands.split())
     codes = " ".join(text[text.index("exit codes") :].split())
     assert all(f"; {code} " in codes for code in (1, 2, 69, 74, 130))
