@@ -120,8 +120,9 @@ def test_a_copy_is_reported_where_there_is_no_slurm(
     there = yaoki("report", copy, "--json").record
     assert here["accounting"] is None
     assert "'sacct' is not installed" in there["accounting"]
-    assert {line["setting"] for line in here["advice"]} == {"memory"}
-    assert there["advice"] == []  # what only Slurm saw is not known there
+    # Less memory is advised only where Slurm saw all processes.
+    assert "memory" in {line["setting"] for line in here["advice"]}
+    assert "memory" not in {line["setting"] for line in there["advice"]}
     for told, known in zip(there["members"], here["members"], strict=True):
         assert told["causes"] == known["causes"]
         assert told["allocated"] <= known["allocated"]

@@ -50,7 +50,7 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     return commands
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plan", *SMOKE], ["status"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", *SMOKE], ["status"], ["report"]])
 def test_light_commands_import_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     laid_out(tmp_path / "runs")
     code = (
@@ -58,7 +58,7 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, arguments: list[str
         "from jobs.cli import main\n"
         "with contextlib.suppress(SystemExit):\n"
         f"    assert main({arguments}) == 0\n"
-        "print(sorted({'torch', 'wandb', 'zarr', 'h5py', 'matplotlib'} & sys.modules.keys()))\n"
+        "print(sorted({'torch', 'wandb', 'zarr', 'h5py', 'matplotlib', 'rich'} & sys.modules.keys()))\n"
     )
     command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
