@@ -132,13 +132,17 @@ def _row(name: str, totals: Totals) -> tuple[str, ...]:
         str(len(totals.attempts)),
         ", ".join(f"{count} {cause}" for cause, count in totals.causes.most_common()),
         estimated + duration(parts.allocated),
-        f"{totals.core_hours:.3g}",
-        "?" if totals.gpu_hours is None else f"{totals.gpu_hours:.3g}",
+        _hours(totals.core_hours),
+        "?" if totals.gpu_hours is None else _hours(totals.gpu_hours),
         "" if parts.goodput is None else f"{parts.goodput:.0%}",
         wasted.strip(),
         f"{used}/{asked}M",
         "?" if totals.cpu_efficiency is None else f"{totals.cpu_efficiency:.0%}",
     )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
 
 
 def duration(seconds: float) -> str:
@@ -193,10 +197,17 @@ def _print_table(run: Path, rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    # Of cores and GPUs those are shown that are the dearer.
+    gpus = _COLUMNS.index("GPU-h")
+    hidden = "core-h" if any(row[gpus] not in ("0", "?") for row in rows) else "GPU-h"
+    shown = [n for n, name in enumerate(_COLUMNS) if name != hidden]
     table = Table(title=f"{run.name}: time and memory", box=None, padding=(0, 1, 0, 0))
-    for name in _COLUMNS:
-        left = name == "member" or name in _FLEXIBLE
-        table.add_column(name, justify="left" if left else "right", no_wrap=name not in _FLEXIBLE)
+    for name in (_COLUMNS[n] for n in shown):
+        if name in _FLEXIBLE:
+            table.add_column(name, min_width=8, overflow="fold")
+        else:
+            table.add_column(name, justify="left" if name == "member" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row), style="bold" if ":" in row[0] else "")
+        style = "bold" if ":" in row[0] else ""
+        table.add_row(*(Text(row[n]) for n in shown), style=style)
     Console().print(table)

@@ -58,7 +58,8 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, arguments: list[str
         "from jobs.cli import main\n"
         "with contextlib.suppress(SystemExit):\n"
         f"    assert main({arguments}) == 0\n"
-        "print(sorted({'torch', 'wandb', 'zarr', 'h5py', 'matplotlib', 'rich'} & sys.modules.keys()))\n"
+        "heavy = {'torch', 'wandb', 'zarr', 'h5py', 'matplotlib', 'rich'}\n"
+        "print(sorted(heavy & sys.modules.keys()))\n"
     )
     command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
