@@ -85,6 +85,7 @@ class Attempt:
     _resumed_from: Path | None = field(default=None, init=False)
     _begun: bool = field(default=False, init=False)
     _saving: float = field(default=0.0, init=False)
+    _cpu_before: float = field(default_factory=processor_seconds, init=False)
     _microbatch: int | None = field(default=None, init=False)
     _reported_at: float = field(default=0.0, init=False)
 
@@ -230,7 +231,7 @@ class Attempt:
             self.member.ledger.usage(
                 self.number,
                 peak_mib=peak_memory(),
-                cpu_seconds=round(processor_seconds(), 2),
+                cpu_seconds=round(processor_seconds() - self._cpu_before, 2),
                 saving_seconds=round(self._pace.stalled + self._saving, 3),
             )
 

@@ -20,6 +20,7 @@ from cluster.stage import Stage
 from cluster.status import MemberStatus, State
 from jobs.cli import main
 from jobs.commands.overview import Pace
+from jobs.solitude import seen_status
 
 MEMBERS, RUNNING, FAILED = 200, 40, 30
 REASON = "ValueError: the loss is not finite " * 5
@@ -106,6 +107,16 @@ def test_members_in_a_state_are_shown_one_by_one(
     assert capsys.readouterr().out == ""
     assert main(["status", str(run), "--stage", "trian"]) == 2
     assert "expected a stage (train), found 'trian'" in capsys.readouterr().err
+
+
+def test_members_of_an_executor_wait_for_it(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "job", members=1)
+    stage.save()
+    stage.member(0).directory.mkdir()
+    stage.member(0).ledger.queued()
+    assert [member.state for member in seen_status(tmp_path)] == [State.QUEUED]
+    (tmp_path / "plan.yaml").touch()  # a launcher's, and it is gone
+    assert [member.state for member in seen_status(tmp_path)] == [State.LOST]
 
 
 def test_a_stop_that_was_not_answered_is_told(
