@@ -184,12 +184,12 @@ def setting(run: Path, line: Advice) -> str:
             value = Walltime(line.value)
         return f"Set resources.{line.stage}.{line.setting}={value}"
     if line.setting == "checkpoint_seconds":
-        return f"RobustExecutor(..., checkpoint_seconds={value})"
+        return f"Use RobustExecutor(..., checkpoint_seconds={value})"
     if line.setting == "memory":
         value = f"{line.value / 1024:g}"
     elif line.setting == "time":
         value = -(-line.value // 60)
-    return f"update_parameters({_PARAMETERS[line.setting]}={value})"
+    return f"Use update_parameters({_PARAMETERS[line.setting]}={value})"
 
 
 def _print_table(run: Path, rows: Sequence[Sequence[str]]) -> None:
