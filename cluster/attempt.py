@@ -6,13 +6,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 from cluster import random_state
 from cluster.checkpoint import CheckpointError, CheckpointStore
 from cluster.deadline import DeadlineWatch, Overdue
-from cluster.fence import Fence
+from cluster.fence import Fence, Superseded
+from cluster.footprint import peak_memory, processor_seconds
 from cluster.grace import Grace
 from cluster.hostmemory import microbatch_limit
 from cluster.interval import faults_near
@@ -83,6 +85,10 @@ class Attempt:
     signal_delay: float = 90.0
     resumed_step: int = field(default=0, init=False)
     last_step: int = field(default=0, init=False)
+    _resumed_from: Path | None = field(default=None, init=False)
+    _begun: bool = field(default=False, init=False)
+    _saving: float = field(default=0.0, init=False)
+    _cpu_before: float = field(default_factory=processor_seconds, init=False)
     _microbatch: int | None = field(default=None, init=False)
     _reported_at: float = field(default=0.0, init=False)
 
@@ -97,7 +103,7 @@ class Attempt:
     def __exit__(
         self, kind: object, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait for a save that is being written.
+        """Wait for a save that is being written, and note what the attempt has used.
 
         Raises:
             CheckpointError: It has failed, and nothing else has; otherwise it becomes a note.
@@ -108,6 +114,8 @@ class Attempt:
             if error is None:
                 raise
             error.add_note(str(failure))
+        finally:
+            self._note_usage()
 
     @property
     def checkpoints(self) -> CheckpointStore:
@@ -141,6 +149,7 @@ class Attempt:
         work.load_state_dict(checkpoint.state["work"])
         random_state.restore(checkpoint.state["random"])
         self.resumed_step = self.last_step = checkpoint.step
+        self._resumed_from = checkpoint.path
         self._pace.is_at((checkpoint.step, work.steps_total))
         return True
 
@@ -155,6 +164,7 @@ class Attempt:
             Superseded: A newer attempt of the member has started; nothing is written any more.
             CheckpointError: The disk refused a save.
         """
+        self._note_steps(work)
         watch = DeadlineWatch(self.stop, self.signal_delay, self._overdue)
         watch.start()
         self._pace.grace = Grace.of(self.signal_delay)
@@ -213,11 +223,32 @@ class Attempt:
             Superseded: A newer attempt of the member has started.
         """
         self._fence.check()
+        begun = time.monotonic()
         self._pace.save(_place(work), lambda: _state(work))
+        self._saving += time.monotonic() - begun
 
     def _overdue(self, overdue: Overdue) -> None:
         self._say(str(overdue))
         self.member.ledger.overdue(self.number, **asdict(overdue))
+
+    def _note_steps(self, work: Work) -> None:
+        # For the accounts, as what follows: a full disk is told of by whatever needs it.
+        if not self._begun:
+            with contextlib.suppress(OSError):
+                path = self._resumed_from
+                saved = None if path is None else path.stat().st_mtime
+                self.member.ledger.steps(self.number, *_place(work), saved=saved)
+        self._begun = True
+
+    def _note_usage(self) -> None:
+        with contextlib.suppress(OSError, Superseded):
+            self._fence.check()
+            self.member.ledger.usage(
+                self.number,
+                peak_mib=peak_memory(),
+                cpu_seconds=round(processor_seconds() - self._cpu_before, 2),
+                saving_seconds=round(self._pace.stalled + self._saving, 3),
+            )
 
     def _say(self, text: str) -> None:
         print(f"{self.member.name}: {text}", file=sys.stderr, flush=True)

@@ -80,6 +80,15 @@ class Overdue:
             f"what was done since the last save is then lost. Remedy: {longer}{smaller}."
         )
 
+    def brief(self) -> str:
+        """The same in a few words, for a table that is read later."""
+        what = f"the save after step {self.step}" if self.saving else f"step {self.step}"
+        remedy = "longer signal_delay" if self.signal == signal.SIGUSR2 else "longer KillWait"
+        return (
+            f"{signal.Signals(self.signal).name} not answered in time: {what} took over "
+            f"{self.seconds:.0f} s, the grace is {self.grace:g} s; {remedy} or smaller steps"
+        )
+
 
 @dataclass
 class DeadlineWatch:

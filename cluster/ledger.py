@@ -83,6 +83,22 @@ class Ledger(History):
         """Note how many samples attempt ``number`` takes at once from now on."""
         self._append("microbatch", attempt=number, microbatch=microbatch)
 
+    def steps(self, number: int, step: int, of: int, saved: float | None) -> None:
+        """Note that attempt ``number`` begins to take steps, after ``step`` of them.
+
+        Args:
+            number: The attempt.
+            step: Steps done.
+            of: Steps to do.
+            saved: When the checkpoint was written that it goes on from, if there is one: what
+                earlier attempts did after that is done again.
+        """
+        self._append("steps", attempt=number, step=step, of=of, saved=saved)
+
+    def usage(self, number: int, **used: float) -> None:
+        """Note what attempt ``number`` has used; a kill leaves no time for it."""
+        self._append("usage", attempt=number, **used)
+
     def remedy(self, number: int, memory: int | None, microbatch: int | None) -> None:
         """Note what is tried after attempt ``number``; it comes before the note of its end."""
         self._append("remedy", attempt=number, memory=memory, microbatch=microbatch)
@@ -138,6 +154,6 @@ class Ledger(History):
 def here() -> dict[str, Any]:
     """Where this process runs: host, process id, Slurm's ids, and the memory it gives."""
     ids = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_NODELIST")
-    names = (*ids, "MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")
+    names = (*ids, "MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE", "GPUS_ON_NODE")
     slurm = {n.lower(): os.environ[f"SLURM_{n}"] for n in names if f"SLURM_{n}" in os.environ}
     return {"host": socket.gethostname(), "pid": os.getpid(), "slurm": slurm}

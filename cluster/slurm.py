@@ -165,8 +165,8 @@ def parse_job_facts(text: str, restarts: int = 0) -> JobFacts:
     return JobFacts(
         state=fields.get("JobState", "UNKNOWN"),
         reason=fields.get("Reason", "None"),
-        end_time=_timestamp(fields.get("EndTime", "")),
-        preempted=_timestamp(fields.get("PreemptTime", "")) is not None,
+        end_time=timestamp(fields.get("EndTime", "")),
+        preempted=timestamp(fields.get("PreemptTime", "")) is not None,
         requeued=int(fields.get("Restarts", 0)) > restarts,
         out_of_memory=fields.get("DerivedExitCode", "").endswith(":125"),
         step_code=fields.get("DerivedExitCode", ""),
@@ -253,7 +253,8 @@ def _answers() -> bool:
     return True
 
 
-def _timestamp(text: str) -> float | None:
+def timestamp(text: str) -> float | None:
+    """Read a time as Slurm writes it, as seconds since the epoch; None for ``Unknown``."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

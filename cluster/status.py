@@ -3,14 +3,15 @@
 import json
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from cluster import slurm
 from cluster.cause import Cause
+from cluster.deadline import Overdue
 from cluster.history import AttemptRecord, Reading
 from cluster.member import Member
 from cluster.stage import Stage, goes_on, load_stages
@@ -93,7 +94,7 @@ def _status(
         of=progress.get("of"),
         cause=ended[-1].cause if ended else None,
         job_id=job_id,
-        detail=_detail(attempts, slurm_state, state),
+        detail=_detail(attempts, slurm_state, state, _late(ledger.events())),
     )
 
 
@@ -153,14 +154,23 @@ def _gone(last: AttemptRecord | None, slurm_state: str | None) -> State:
     return State.FAILED if last is not None and last.cause is not None else State.LOST
 
 
-def _detail(attempts: list[AttemptRecord], slurm_state: str | None, state: State) -> str:
+def _detail(attempts: list[AttemptRecord], slurm_state: str | None, state: State, late: str) -> str:
     if state is State.FINISHED:
         return ""
     ended = [attempt for attempt in attempts if attempt.detail]
     error = (ended[-1].detail or {}).get("error") if ended else None
     if error and state in ENDED_SHORT:
         return str(error)
-    return f"Slurm: {slurm_state}" if slurm_state else ""
+    return late or (f"Slurm: {slurm_state}" if slurm_state else "")
+
+
+def _late(events: Sequence[Mapping[str, Any]]) -> str:
+    """The last stop that an attempt did not answer in time, if there was one."""
+    late = [event for event in events if event["event"] == "overdue"]
+    if not late:
+        return ""
+    known = {field.name: late[-1][field.name] for field in fields(Overdue)}
+    return f"attempt {late[-1]['attempt']}: {Overdue(**known).brief()}"
 
 
 def _progress(member: Member) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def seen_status(run: Path) -> list[MemberStatus]:
         SlurmError: Members are on Slurm, and Slurm does not answer.
     """
     members = run_status(run)
-    if is_launched(run):
+    # A run without a plan is an executor's, whose process holds no lock.
+    if is_launched(run) or not (run / "plan.yaml").exists():
         return members
     return [_orphaned(m) if waits_for_launcher(m) else m for m in members]
 

@@ -24,6 +24,7 @@ LIGHT = (
     "cluster.aftermath",
     "cluster.worker",
     "cluster.status",
+    "cluster.bookkeeping",
 )
 
 

@@ -35,8 +35,10 @@ def find_run(arguments: argparse.Namespace) -> Path:
         RunError: There is none, or the name fits several.
     """
     named: str | None = arguments.run
-    if named is not None and (Path(named) / "plan.yaml").exists():
-        return Path(named).absolute()
+    if named is not None and any(
+        (Path(named) / part).exists() for part in ("plan.yaml", "members")
+    ):
+        return Path(named).absolute()  # one that an executor made has members and no plan
     runs: Path = arguments.runs
     found = [path.parent for path in runs.glob("*/plan.yaml")]
     if named is not None:

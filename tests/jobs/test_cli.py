@@ -50,7 +50,7 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     return commands
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plan", *SMOKE], ["status"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", *SMOKE], ["status"], ["report"]])
 def test_light_commands_import_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     laid_out(tmp_path / "runs")
     code = (
@@ -58,7 +58,8 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, arguments: list[str
         "from jobs.cli import main\n"
         "with contextlib.suppress(SystemExit):\n"
         f"    assert main({arguments}) == 0\n"
-        "print(sorted({'torch', 'wandb', 'zarr', 'h5py', 'matplotlib'} & sys.modules.keys()))\n"
+        "heavy = {'torch', 'wandb', 'zarr', 'h5py', 'matplotlib', 'rich'}\n"
+        "print(sorted(heavy & sys.modules.keys()))\n"
     )
     command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
@@ -67,7 +68,9 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, arguments: list[str
 
 def test_help_names_every_command_and_exit_code() -> None:
     text = yaoki("--help").out
-    commands = "plan run submit status logs cancel retry collect verify repack doctor slurmbox"
+    commands = (
+        "plan run submit status report logs cancel retry collect verify repack doctor slurmbox"
+    )
     assert all(f"    {command} " in text for command in commands.split())
     codes = " ".join(text[text.index("exit codes") :].split())
     assert all(f"; {code} " in codes for code in (1, 2, 69, 74, 130))
