@@ -52,6 +52,9 @@ class Accumulator:
         batch: Samples that the optimizer sees in a step.
         microbatch: Samples on the device at once, at first; never more than ``batch``.
         grain: Samples that go forward and backward together; never more than ``microbatch``.
+        agree: Where several ranks share a model: turns whether this rank is out of memory into
+            whether any is. It is called exactly once after each try, so it may be a collective;
+            a rank that had room then takes the batch again with the others, at the same size.
 
     Raises:
         ValueError: The sizes are not ordered as said, or the microbatch would cut a grain.
@@ -60,6 +63,7 @@ class Accumulator:
     batch: int
     microbatch: int
     grain: int
+    agree: Callable[[bool], bool] = field(default=bool, compare=False, repr=False)
     healed: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +82,8 @@ class Accumulator:
 
         Args:
             loss: Maps a range of samples to their share of the batch's loss, a scalar. Shares
-                add up to the loss of the batch.
+                add up to the loss of the batch. It may hold no collective: a rank that is out
+                of memory does not come to it. Gradients are summed over ranks after the return.
             clear: Forgets all gradients; called before the first try and before each further one.
                 A network whose forward pass changes buffers (running statistics of BatchNorm)
                 must put them back here as well.
@@ -95,12 +100,12 @@ class Accumulator:
             # Nothing may be done inside an except block here: the error's traceback holds the
             # frames, and through them the graph whose memory is to be freed.
             total, failure = self._try(loss)
-            if failure is None:
+            if not self.agree(failure is not None):
                 return total
             clear()
             _free_memory()
             random_state.restore(before)
-            self._shrink(failure)
+            self._shrink(failure or "another rank is out of memory")
 
     def state_dict(self) -> dict[str, int]:
         """The learned sizes."""

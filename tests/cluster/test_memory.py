@@ -1,6 +1,5 @@
 """Laws of the accumulator: what fits on the device never changes what the optimizer sees."""
 
-import copy
 import gc
 import json
 import logging
@@ -13,8 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.shortage import Problem, refuse
 from support.small_work import equal
-from torch import Tensor, nn
+from torch import Tensor
 
 from cluster import random_state
 from cluster.memory import Accumulator, DeviceOutOfMemoryError, is_out_of_memory
@@ -64,47 +64,6 @@ def _quick_collection() -> Iterator[None]:
     gc.unfreeze()
 
 
-class Problem:
-    """A batch, a network, and the shares of its loss."""
-
-    def __init__(self, batch: int, dropout: float = 0.0, dtype: torch.dtype = torch.float32):
-        torch.manual_seed(11)
-        self.batch = batch
-        self.x = torch.randn(batch, 5, dtype=dtype)
-        self.net = nn.Sequential(
-            nn.Linear(5, 7), nn.Tanh(), nn.Dropout(dropout), nn.Linear(7, 1)
-        ).to(dtype)
-
-    def loss(self, part: slice) -> Tensor:
-        out: Tensor = self.net(self.x[part])
-        return out.square().sum() / self.batch
-
-    def gradients(self, accumulator: Accumulator) -> tuple[float, list[Tensor | None]]:
-        torch.manual_seed(5)
-        total = accumulator.backward(self.loss, self.net.zero_grad)
-        # Copies: gradients that nothing cleared would go on growing in place, in both results.
-        return total, [copy.deepcopy(parameter.grad) for parameter in self.net.parameters()]
-
-
-def _refuse(problem: Problem, call: int, where: str) -> None:
-    """Let the allocator refuse at one call of the network, on its way forward or backward."""
-    calls = 0
-
-    def refuse(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise torch.OutOfMemoryError("CUDA out of memory (injected)")
-
-    def refuse_on_the_way_back(_: nn.Module, __: object, out: Tensor) -> None:
-        out.register_hook(refuse)  # type: ignore[no-untyped-call]  # torch ships it untyped
-
-    if where == "forward":
-        problem.net[3].register_forward_pre_hook(refuse)
-    else:
-        problem.net[2].register_forward_hook(refuse_on_the_way_back)
-
-
 @st.composite
 def _sizes(draw: st.DrawFn) -> tuple[int, int, int]:
     batch = draw(st.integers(1, 24))
@@ -134,7 +93,7 @@ def test_healing_leaves_no_trace_but_the_sizes(
     call = data.draw(st.integers(1, grains), label="call that is refused")
     where = data.draw(st.sampled_from(["forward", "backward"]))
     problem, twin = Problem(batch, 0.3), Problem(batch, 0.3)
-    _refuse(problem, call, where)
+    refuse(problem, call, where)
     accumulator = Accumulator(batch, microbatch, grain)
     if microbatch == 1:
         with pytest.raises(DeviceOutOfMemoryError):
@@ -226,7 +185,7 @@ def test_every_heal_shrinks_to_half_at_most_and_keeps_whole_grains(
 
 def test_a_heal_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     problem = Problem(8)
-    _refuse(problem, 1, "forward")
+    refuse(problem, 1, "forward")
     with caplog.at_level(logging.WARNING, "cluster.memory"):
         problem.gradients(Accumulator(8, 8, 2))
     assert "microbatch now 4 of a batch of 8 (grain 2)" in caplog.text
@@ -235,7 +194,7 @@ def test_a_heal_is_reported(caplog: pytest.LogCaptureFixture) -> None:
 def test_learned_sizes_are_taken_over() -> None:
     learned, fresh = Accumulator(16, 16, 4), Accumulator(16, 16, 4)
     problem = Problem(16)
-    _refuse(problem, 1, "backward")
+    refuse(problem, 1, "backward")
     problem.gradients(learned)
     fresh.load_state_dict(learned.state_dict())
     assert fresh == learned
