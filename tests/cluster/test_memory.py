@@ -17,7 +17,8 @@ from support.small_work import equal
 from torch import Tensor
 
 from cluster import random_state
-from cluster.memory import Accumulator, DeviceOutOfMemoryError, is_out_of_memory
+from cluster.accumulator import Accumulator
+from cluster.memory import DeviceOutOfMemoryError, is_out_of_memory
 
 torch.set_num_threads(1)
 
@@ -27,7 +28,7 @@ _REAL_SHORTAGE = """
 import json, resource
 from pathlib import Path
 import torch
-from cluster.memory import Accumulator
+from cluster.accumulator import Accumulator
 
 torch.set_num_threads(1)
 w = torch.ones(1, requires_grad=True)
@@ -186,7 +187,7 @@ def test_every_heal_shrinks_to_half_at_most_and_keeps_whole_grains(
 def test_a_heal_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     problem = Problem(8)
     refuse(problem, 1, "forward")
-    with caplog.at_level(logging.WARNING, "cluster.memory"):
+    with caplog.at_level(logging.WARNING, "cluster.accumulator"):
         problem.gradients(Accumulator(8, 8, 2))
     assert "microbatch now 4 of a batch of 8 (grain 2)" in caplog.text
 

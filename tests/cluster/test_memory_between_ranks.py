@@ -15,7 +15,7 @@ sys.path.append(sys.argv[4])
 import torch
 import torch.distributed as dist
 from cluster import random_state
-from cluster.memory import Accumulator
+from cluster.accumulator import Accumulator
 from support.shortage import Problem, refuse
 from support.small_work import equal
 
