@@ -1,11 +1,10 @@
 """Laws of the training loop: what a step is, and that no mishap changes it."""
 
 import copy
-import gc
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -20,17 +19,10 @@ from pipelines.training.loop import NonFiniteError, Trainer
 from pipelines.training.settings import TrainingConfig, learning_rate
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("quick_collection")
 
 BATCH, STEPS_PER_EPOCH = 12, 4
 Spoiler = Callable[[int, Tensor], Tensor]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_collection() -> Iterator[None]:
-    # Every heal collects garbage; without this it would walk all that pytest has loaded.
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Regression:

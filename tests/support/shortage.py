@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -31,6 +32,15 @@ class Problem:
         total = accumulator.backward(self.loss, self.net.zero_grad)
         # Copies: gradients that nothing cleared would go on growing in place, in both results.
         return total, [copy.deepcopy(parameter.grad) for parameter in self.net.parameters()]
+
+
+@st.composite
+def sizes(draw: st.DrawFn) -> tuple[int, int, int]:
+    """A batch, a grain, and a microbatch that an accumulator takes with them."""
+    batch = draw(st.integers(1, 24))
+    grain = draw(st.integers(1, batch))
+    multiples = list(range(grain, batch + 1, grain))
+    return batch, grain, draw(st.sampled_from([*multiples, batch]))
 
 
 def refuse(problem: Problem, call: int, where: str) -> None:
