@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 TESTS = str(Path(__file__).parents[1])
-#: A rank: takes a batch under each schedule of refusals, and once without any.
+#: A rank: takes a batch under each schedule of refusals, and once without any; then batches on
+#: devices whose room differs from rank to rank and from batch to batch, growing back; then finds
+#: the largest microbatch.
 _RANK = """
 import json, sys
 sys.path.append(sys.argv[4])
 import torch
 import torch.distributed as dist
-from cluster import random_state
-from cluster.accumulator import Accumulator
+from cluster import Accumulator, fit_microbatch, random_state
 from support.shortage import Problem, refuse
 from support.small_work import equal
 
@@ -40,9 +41,25 @@ def step(faults):
         dist.all_reduce(gradient)
     return accumulator.state_dict(), (total, gradients, random_state.capture())
 
+def sizes_in(rooms):
+    problem = Problem(12, dropout=0.3)
+    accumulator = Accumulator(12, microbatch=12, grain=3, agree=agree, grow_after=2)
+    for room in rooms:
+        problem.device.capacity = room
+        problem.gradients(accumulator)
+        yield accumulator.microbatch
+
+def fitted(capacity):
+    problem, accumulator = Problem(48, capacity=capacity), Accumulator(48, 48, 3, agree=agree)
+    return fit_microbatch(accumulator, problem.loss, problem.net, headroom=0)
+
 _, plain = step([])
 results = [step(faults) for faults in schedules]
-print(json.dumps([[sizes, equal(found, plain)] for sizes, found in results]))
+print(json.dumps([
+    [[sizes, equal(found, plain)] for sizes, found in results],
+    list(sizes_in([[12, 5, 12, 12, 12, 12], [12, 12, 12, 12, 7, 7]][rank])),
+    fitted([31, 40][rank]),
+]))
 dist.destroy_process_group()
 """
 
@@ -59,7 +76,8 @@ def test_ranks_shrink_together_and_no_bit_changes(tmp_path: Path) -> None:
     halved = {"microbatch": 6, "grain": 3, "healed": 1}
     quartered = {"microbatch": 3, "grain": 3, "healed": 2}
     wanted = [[sizes, True] for sizes in (halved, halved, halved, quartered)]
-    assert found == [wanted, wanted]
+    # Rank 0 is short in the second batch, and rank 1 in the last, which was tried at 12 again.
+    assert found == [[wanted, [12, 3, 6, 6, 12, 6], 30]] * 2
 
 
 def _run_ranks(store: Path, schedules: object) -> list[object]:

@@ -1,14 +1,12 @@
 """Laws of growing back: never past what was asked for, seldom in vain, and without a trace."""
 
-import copy
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.shortage import Device, Problem, sizes
+from support.shortage import Problem, sizes
 from support.small_work import equal
 from torch import Tensor
 
@@ -26,24 +24,19 @@ class Run:
 
     def __init__(self, cut: tuple[int, int, int], grow_after: int | None) -> None:
         batch, grain, microbatch = cut
-        self.problem, self.device = Problem(batch, 0.3), Device(batch)
+        self.problem = Problem(batch, 0.3)
         self.accumulator = Accumulator(batch, microbatch, grain, grow_after=grow_after)
         self.used: list[int] = []
 
     def go(self, rooms: Sequence[int]) -> list[tuple[float, list[Tensor | None]]]:
         return [self._batch(room) for room in rooms]
 
-    def _batch(self, room: int) -> Any:
-        self.device.capacity, self.device.peak = room, 0
-        problem = copy.copy(self.problem)
-        problem.loss = self._loss  # type: ignore[method-assign]  # the same loss, on the device
-        found = problem.gradients(self.accumulator)
-        self.used.append(self.device.peak)
+    def _batch(self, room: int) -> tuple[float, list[Tensor | None]]:
+        device = self.problem.device
+        device.capacity, device.peak = room, 0
+        found = self.problem.gradients(self.accumulator)
+        self.used.append(device.peak)
         return found
-
-    def _loss(self, part: slice) -> Tensor:
-        out = self.problem.net(self.problem.x[part])
-        return self.device.hold(out.square()).sum() / self.problem.batch
 
 
 @given(sizes(), capacities, st.integers(1, 3))

@@ -13,11 +13,17 @@ from cluster import Accumulator
 
 
 class Problem:
-    """A batch, a network, and the shares of its loss."""
+    """A batch, a network, and the shares of its loss, on a device of some size."""
 
-    def __init__(self, batch: int, dropout: float = 0.0, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        batch: int,
+        dropout: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        capacity: int = 1024,
+    ) -> None:
         torch.manual_seed(11)
-        self.batch = batch
+        self.batch, self.device = batch, Device(capacity)
         self.x = torch.randn(batch, 5, dtype=dtype)
         self.net = nn.Sequential(
             nn.Linear(5, 7), nn.Tanh(), nn.Dropout(dropout), nn.Linear(7, 1)
@@ -25,7 +31,7 @@ class Problem:
 
     def loss(self, part: slice) -> Tensor:
         out: Tensor = self.net(self.x[part])
-        return out.square().sum() / self.batch
+        return self.device.hold(out.square()).sum() / self.batch
 
     def gradients(self, accumulator: Accumulator) -> tuple[float, list[Tensor | None]]:
         torch.manual_seed(5)
