@@ -43,6 +43,8 @@ def test_the_largest_number_is_found_in_logarithmically_many_tries(
 class Drift(nn.Module):
     """Puts another buffer in the place of its own in every forward pass."""
 
+    passes: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("passes", torch.zeros(()))

@@ -46,7 +46,7 @@ def train(
         The trainer's last state, and how many operations the last attempt took.
     """
     network = rich_network()
-    ask = config(**RICH | {"epochs": 2, "grain": 2} | sizes)
+    ask = config(**RICH | {"epochs": 2, "grain": 2} | dict(sizes))
     trainer = Trainer(network, Regression(network), ask, lambda *_: None, attempt)
     attempt.restore(trainer)
     with Refusing(*refusals[attempt.number - 1 : attempt.number]) as allocator:

@@ -12,7 +12,13 @@ from pipelines.training.settings import TrainingConfig
 
 BATCH, STEPS_PER_EPOCH = 12, 4
 #: Settings that use every kind of state.
-RICH = {"ema": 0.9, "clip": 0.5, "patience": 3, "validate_every": 2, "max_skipped": 0.02}
+RICH: dict[str, Any] = {
+    "ema": 0.9,
+    "clip": 0.5,
+    "patience": 3,
+    "validate_every": 2,
+    "max_skipped": 0.02,
+}
 
 Spoiler = Callable[[int, Tensor], Tensor]
 

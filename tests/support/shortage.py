@@ -110,14 +110,14 @@ class _Samples:
         self._device.used -= self._size
 
 
-class Refusing(TorchDispatchMode):
+class Refusing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ships it untyped
     """An allocator that refuses at some of torch's operations, counted from 0.
 
     Where one works on lists of tensors in place, the first half of them has been worked on by then.
     """
 
     def __init__(self, *at: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.at, self.seen = at, 0
 
     def __torch_dispatch__(
