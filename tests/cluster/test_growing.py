@@ -40,7 +40,7 @@ class Run:
 
 
 @given(sizes(), capacities, st.integers(1, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_growing_changes_no_bit_and_stays_below_what_was_asked_for(
     cut: tuple[int, int, int], rooms: list[int], after: int
 ) -> None:
@@ -55,7 +55,7 @@ def test_growing_changes_no_bit_and_stays_below_what_was_asked_for(
 
 
 @given(sizes(), capacities, st.integers(1, 2), st.integers(1, 24))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_growing_stays_below_a_limit(
     cut: tuple[int, int, int], rooms: list[int], after: int, most: int
 ) -> None:
@@ -72,7 +72,7 @@ def test_growing_stays_below_a_limit(
 
 
 @given(sizes(), capacities, st.integers(1, 3), st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_patience_survives_a_resume(
     cut: tuple[int, int, int], rooms: list[int], after: int, data: st.DataObject
 ) -> None:

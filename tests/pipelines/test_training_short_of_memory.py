@@ -74,7 +74,7 @@ def _without_sizes(state: Mapping[str, Any]) -> dict[str, Any]:
     return dict(state) | {"accumulator": None, "fitted": None}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(name=st.sampled_from(sorted(SIZES)), data=st.data())
 def test_refused_at_any_operation_it_ends_bit_identical(
     whole: tuple[Any, int], name: str, data: st.DataObject
