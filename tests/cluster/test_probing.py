@@ -156,7 +156,7 @@ def test_headroom_is_a_fraction(wrong: float) -> None:
 #: A sample's graph, the parameter, its gradient and each of its moments hold 8 MB. In room for
 #: ten and a half of these fit the gradient, temporaries of one or two, and the samples.
 _REAL_SHORTAGE = """
-import json, resource
+import gc, json, resource
 from pathlib import Path
 import torch
 from torch import nn
@@ -177,6 +177,7 @@ def zero_grad():
 optimizer.step()
 loss(slice(0, 1)).backward()
 zero_grad()
+gc.freeze()  # else every try would walk all of torch
 used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
 limit = used + 10 * 8_000_000 + 4_000_000
 resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
