@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cluster.accumulator import Accumulator
     from cluster.attempt import Attempt, Interrupted
     from cluster.cause import Budgets, Cause
     from cluster.checkpoint import CheckpointStore
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from cluster.job import RobustJob
     from cluster.ledger import Ledger
     from cluster.member import Member
-    from cluster.memory import Accumulator
+    from cluster.probing import fit_microbatch
     from cluster.shielding import shielded
+    from cluster.stepping import OptimizerStep
 
 _HOMES = {
-    "Accumulator": "memory",
+    "Accumulator": "accumulator",
     "Attempt": "attempt",
     "Budgets": "cause",
     "Cause": "cause",
@@ -31,8 +33,10 @@ _HOMES = {
     "Interrupted": "attempt",
     "Ledger": "ledger",
     "Member": "member",
+    "OptimizerStep": "stepping",
     "RobustExecutor": "executor",
     "RobustJob": "job",
+    "fit_microbatch": "probing",
     "shielded": "shielding",
     "Superseded": "fence",
     "collect": "collecting",
@@ -49,10 +53,12 @@ __all__ = [
     "Interrupted",
     "Ledger",
     "Member",
+    "OptimizerStep",
     "RobustExecutor",
     "RobustJob",
     "Superseded",
     "collect",
+    "fit_microbatch",
     "shielded",
 ]
 

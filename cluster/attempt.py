@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 from cluster import random_state
+from cluster.cause import Cause
 from cluster.checkpoint import CheckpointError, CheckpointStore
 from cluster.deadline import DeadlineWatch, Overdue
 from cluster.fence import Fence, Superseded
@@ -130,6 +131,11 @@ class Attempt:
         :meth:`steps` hands it to work that is :class:`Resizable`.
         """
         return microbatch_limit(self.member.ledger, self.number)
+
+    @property
+    def device_oom_before(self) -> bool:
+        """Whether an attempt since the last submission ended out of memory on the device."""
+        return bool(self.member.ledger.spent()[Cause.DEVICE_OOM])
 
     def note_microbatch(self, microbatch: int) -> None:
         """Note how many samples are taken at once; a kill for memory leaves no time to tell."""

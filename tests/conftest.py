@@ -1,9 +1,11 @@
 """What several test files share: a real Slurm, brought up once a session."""
 
+import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,13 @@ def slurmbox() -> Iterator[SlurmBox]:
     finally:
         box.down(purge=True)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def quick_collection() -> Iterator[None]:
+    """Keep collections of garbage, which every heal makes, from walking all that is loaded."""
+    # An optimizer's first step would load it, after the freeze.
+    import_module("torch._dynamo")
+    gc.freeze()
+    yield
+    gc.unfreeze()

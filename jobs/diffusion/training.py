@@ -154,7 +154,7 @@ def train(config: DiffusionConfig, member: Member, attempt: Attempt) -> dict[str
             tracking.sync()
 
         objective = Denoising(config, data, seed, network)
-        trainer = Trainer(network, objective, config.training, record)
+        trainer = Trainer(network, objective, config.training, record, attempt)
         attempt.restore(trainer)
         if attempt.number > 1:
             tracking.rewind(trainer.steps_done)

@@ -8,8 +8,9 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from cluster import Accumulator, random_state
-from cluster.hostmemory import limited
+from cluster import Accumulator, Attempt, OptimizerStep, fit_microbatch, random_state
+from cluster.accumulator import Loss
+from cluster.undoing import BufferCopy
 from pipelines.training.settings import TrainingConfig, learning_rate
 
 Record = Callable[[int, Mapping[str, float]], None]
@@ -47,20 +48,33 @@ class Trainer:
         objective: On what.
         config: How.
         record: Takes the metrics of every epoch.
+        attempt: Whose steps these are: it is told of sizes that are tried, and knows whether
+            memory has been short before.
 
     Raises:
         ValueError: The sizes of batch, microbatch and grain do not fit together.
     """
 
     def __init__(
-        self, network: nn.Module, objective: Objective[Any], config: TrainingConfig, record: Record
+        self,
+        network: nn.Module,
+        objective: Objective[Any],
+        config: TrainingConfig,
+        record: Record,
+        attempt: Attempt | None = None,
     ) -> None:
         self.network, self.objective = network, objective
         self.config, self.record = config, record
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.accumulator = Accumulator(config.batch, config.microbatch, config.grain)
+        thrifty = attempt is not None and attempt.device_oom_before
+        self._optimizer_step = OptimizerStep(self.optimizer, thrifty)
+        self.accumulator = Accumulator(
+            config.batch, config.largest_microbatch, config.grain, grow_after=config.grow_after
+        )
+        self._fitted = config.microbatch != "auto"
+        self._note = (lambda _: None) if attempt is None else attempt.note_microbatch
         self.average = _copy(network) if config.ema is not None else None
         self.steps_done = self.skipped = self.stale = 0
         self.best = math.inf
@@ -105,8 +119,7 @@ class Trainer:
 
     def limit_microbatch(self, limit: int) -> None:
         """Put at most ``limit`` samples on the device at once from now on."""
-        sizes = self.accumulator
-        sizes.microbatch, sizes.grain = limited(sizes.microbatch, sizes.grain, limit)
+        self.accumulator.limit(limit)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -115,6 +128,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "accumulator": self.accumulator.state_dict(),
+            "fitted": self._fitted,
             "counters": [self.steps_done, self.skipped, self.stale],
             "best": self.best,
             "stopped": self.stopped,
@@ -128,11 +142,25 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.accumulator.load_state_dict(state["accumulator"])
+        self._fitted = state["fitted"]
         self.steps_done, self.skipped, self.stale = state["counters"]
         self.best, self.stopped = state["best"], state["stopped"]
         self._epoch_loss = list(state["epoch_loss"])
 
     def _backward(self, batch: Any) -> float:
+        share = self._share(batch)
+        if not self._fitted:
+            fit_microbatch(self.accumulator, share, self.network, self.optimizer, note=self._note)
+            self._fitted = True
+        buffers = BufferCopy(self.network)
+
+        def clear() -> None:
+            self.optimizer.zero_grad()
+            buffers.put_back()
+
+        return self.accumulator.backward(share, clear)
+
+    def _share(self, batch: Any) -> Loss:
         device = next(self.network.parameters()).device.type
         mixed = self.config.precision == "bf16"
 
@@ -142,7 +170,7 @@ class Trainer:
             exact = torch.promote_types(losses.dtype, torch.float32)
             return losses.to(exact).sum() / self.config.batch
 
-        return self.accumulator.backward(share, self.optimizer.zero_grad)
+        return share
 
     def _gradients_are_finite(self) -> bool:
         # A finite loss can have gradients that are not: both are looked at.
@@ -151,9 +179,11 @@ class Trainer:
         return bool(torch.isfinite(torch.stack(norms)).all())
 
     def _apply(self) -> None:
+        # Out of memory while clipping or averaging is not healed here: the error passes, and the
+        # next attempt takes the step from the last checkpoint. Neither needs memory to speak of.
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        self.optimizer.step()
+        self._optimizer_step()
         if self.average is not None:
             _blend(self.average, self.network, cast(float, self.config.ema))
 

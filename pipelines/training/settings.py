@@ -14,7 +14,10 @@ class TrainingConfig(Config):
     Attributes:
         epochs: Passes over the training set.
         batch: Samples that the optimizer sees in a step.
-        microbatch: Samples on the device at once, at first; out of memory halves it.
+        microbatch: Samples on the device at once, at first; out of memory halves it. ``auto``
+            finds the largest that fits, before the first step.
+        grow_after: Steps without an out-of-memory after which a microbatch that was halved is
+            doubled again, or None never to do so.
         grain: Samples that go through the network together. The gradient is the sum over grains
             in order, and so the same bit for bit for every microbatch that is a multiple of it.
         learning_rate: At the start.
@@ -32,7 +35,8 @@ class TrainingConfig(Config):
 
     epochs: PositiveInt = 4096
     batch: PositiveInt = 32
-    microbatch: PositiveInt = 32
+    microbatch: PositiveInt | Literal["auto"] = 32
+    grow_after: PositiveInt | None = None
     grain: PositiveInt = 8
     learning_rate: PositiveFloat = 2e-4
     weight_decay: NonNegativeFloat = 1e-3
@@ -46,14 +50,20 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainingConfig":
-        whole = self.microbatch == self.batch or self.microbatch % self.grain == 0
-        if not (self.grain <= self.microbatch <= self.batch and whole):
+        microbatch = self.largest_microbatch
+        whole = microbatch == self.batch or microbatch % self.grain == 0
+        if not (self.grain <= microbatch <= self.batch and whole):
             raise ValueError(
                 "expected grain <= microbatch <= batch, and a microbatch that is the batch or a "
                 f"multiple of the grain; found grain {self.grain}, microbatch {self.microbatch}, "
                 f"batch {self.batch}"
             )
         return self
+
+    @property
+    def largest_microbatch(self) -> int:
+        """The most samples that may be on the device at once."""
+        return self.batch if self.microbatch == "auto" else self.microbatch
 
 
 def learning_rate(config: TrainingConfig, epoch: int) -> float:

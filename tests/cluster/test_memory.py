@@ -1,260 +1,12 @@
-"""Laws of the accumulator: what fits on the device never changes what the optimizer sees."""
+"""How out of memory is told from other errors, and that a failed call leaves nothing behind."""
 
-import copy
-import gc
-import json
-import logging
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+import weakref
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from support.small_work import equal
-from torch import Tensor, nn
+from torch import Tensor
 
-from cluster import random_state
-from cluster.memory import Accumulator, DeviceOutOfMemoryError, is_out_of_memory
-
-torch.set_num_threads(1)
-
-#: A sample's graph holds 36 MB, so the whole batch 288 MB and half of it 144 MB. The room is
-#: between the two with several samples to spare on either side.
-_REAL_SHORTAGE = """
-import json, resource
-from pathlib import Path
-import torch
-from cluster.memory import Accumulator
-
-torch.set_num_threads(1)
-w = torch.ones(1, requires_grad=True)
-x = torch.linspace(0.1, 1.0, 8)
-
-def loss(part):
-    return sum((w * value).expand(9_000_000).exp().mean() for value in x[part]) / 8
-
-def clear():
-    w.grad = None
-
-def run(microbatch):
-    accumulator = Accumulator(8, microbatch=microbatch, grain=1)
-    return accumulator, accumulator.backward(loss, clear), w.grad.item()
-
-_, total, gradient = run(1)
-status = Path("/proc/self/status").read_text()
-used = int(status.split("VmSize:")[1].split()[0]) * 1024
-limit = used + 6 * 36_000_000 + 18_000_000
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-accumulator, total_after, gradient_after = run(8)
-print(json.dumps({
-    "sizes": accumulator.state_dict(),
-    "equal": (total, gradient) == (total_after, gradient_after),
-}))
-"""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_collection() -> Iterator[None]:
-    # Every heal collects garbage; without this it would walk all that pytest has loaded.
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-class Problem:
-    """A batch, a network, and the shares of its loss."""
-
-    def __init__(self, batch: int, dropout: float = 0.0, dtype: torch.dtype = torch.float32):
-        torch.manual_seed(11)
-        self.batch = batch
-        self.x = torch.randn(batch, 5, dtype=dtype)
-        self.net = nn.Sequential(
-            nn.Linear(5, 7), nn.Tanh(), nn.Dropout(dropout), nn.Linear(7, 1)
-        ).to(dtype)
-
-    def loss(self, part: slice) -> Tensor:
-        out: Tensor = self.net(self.x[part])
-        return out.square().sum() / self.batch
-
-    def gradients(self, accumulator: Accumulator) -> tuple[float, list[Tensor | None]]:
-        torch.manual_seed(5)
-        total = accumulator.backward(self.loss, self.net.zero_grad)
-        # Copies: gradients that nothing cleared would go on growing in place, in both results.
-        return total, [copy.deepcopy(parameter.grad) for parameter in self.net.parameters()]
-
-
-def _refuse(problem: Problem, call: int, where: str) -> None:
-    """Let the allocator refuse at one call of the network, on its way forward or backward."""
-    calls = 0
-
-    def refuse(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise torch.OutOfMemoryError("CUDA out of memory (injected)")
-
-    def refuse_on_the_way_back(_: nn.Module, __: object, out: Tensor) -> None:
-        out.register_hook(refuse)  # type: ignore[no-untyped-call]  # torch ships it untyped
-
-    if where == "forward":
-        problem.net[3].register_forward_pre_hook(refuse)
-    else:
-        problem.net[2].register_forward_hook(refuse_on_the_way_back)
-
-
-@st.composite
-def _sizes(draw: st.DrawFn) -> tuple[int, int, int]:
-    batch = draw(st.integers(1, 24))
-    grain = draw(st.integers(1, batch))
-    multiples = list(range(grain, batch + 1, grain))
-    return batch, grain, draw(st.sampled_from([*multiples, batch]))
-
-
-@given(_sizes(), st.sampled_from([0.0, 0.3]))
-@settings(max_examples=40, deadline=None)
-def test_the_microbatch_does_not_enter_the_gradient(
-    sizes: tuple[int, int, int], dropout: float
-) -> None:
-    batch, grain, microbatch = sizes
-    problem = Problem(batch, dropout)
-    plain = problem.gradients(Accumulator(batch, microbatch=batch, grain=grain))
-    assert equal(problem.gradients(Accumulator(batch, microbatch, grain)), plain)
-
-
-@given(_sizes(), st.data())
-@settings(max_examples=40, deadline=None)
-def test_healing_leaves_no_trace_but_the_sizes(
-    sizes: tuple[int, int, int], data: st.DataObject
-) -> None:
-    batch, grain, microbatch = sizes
-    grains = -(-batch // grain)
-    call = data.draw(st.integers(1, grains), label="call that is refused")
-    where = data.draw(st.sampled_from(["forward", "backward"]))
-    problem, twin = Problem(batch, 0.3), Problem(batch, 0.3)
-    _refuse(problem, call, where)
-    accumulator = Accumulator(batch, microbatch, grain)
-    if microbatch == 1:
-        with pytest.raises(DeviceOutOfMemoryError):
-            problem.gradients(accumulator)
-        return
-    found = problem.gradients(accumulator)
-    after = random_state.capture()
-    assert accumulator.healed == 1
-    assert accumulator.microbatch < microbatch
-    expected = twin.gradients(Accumulator(batch, accumulator.microbatch, accumulator.grain))
-    assert equal(found, expected)
-    assert equal(after, random_state.capture())
-    if microbatch > grain:
-        untouched = Problem(batch, 0.3)
-        assert accumulator.grain == grain
-        assert equal(found, untouched.gradients(Accumulator(batch, batch, grain)))
-
-
-@given(_sizes())
-@settings(max_examples=40, deadline=None)
-def test_gradients_are_those_of_the_whole_batch(sizes: tuple[int, int, int]) -> None:
-    batch, grain, microbatch = sizes
-    exact = Problem(batch).net.to(torch.float64)
-    x = Problem(batch).x.double()
-    reference = exact(x).square().sum() / batch
-    reference.backward()
-    total, gradients = Problem(batch).gradients(Accumulator(batch, microbatch, grain))
-    assert total == pytest.approx(reference.item(), rel=1e-5)
-    for gradient, parameter in zip(gradients, exact.parameters(), strict=True):
-        assert gradient is not None
-        assert parameter.grad is not None
-        torch.testing.assert_close(gradient.double(), parameter.grad, rtol=1e-5, atol=1e-6)
-
-
-def _too_large(largest: int, problem: Problem, seen: list[int]) -> Callable[[slice], Tensor]:
-    """Shares of a loss on a device that holds a given number of samples."""
-    alive: list[int] = []
-
-    def loss(part: slice) -> Tensor:
-        size = part.stop - part.start
-        if part.start == 0:
-            alive.clear()
-            seen.append(size)
-        alive.append(size)
-        if size > largest:
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-        return problem.loss(part)
-
-    return loss
-
-
-def test_below_the_grain_gradients_are_equal_up_to_rounding() -> None:
-    problem, seen = Problem(16, dtype=torch.float64), list[int]()
-    accumulator = Accumulator(16, microbatch=16, grain=16)
-    total = accumulator.backward(_too_large(3, problem, seen), problem.net.zero_grad)
-    found = [parameter.grad for parameter in problem.net.parameters()]
-    plain_total, plain = problem.gradients(Accumulator(16, 16, 16))
-    assert seen == [16, 8, 4, 2]
-    assert accumulator.state_dict() == {"microbatch": 2, "grain": 2, "healed": 3}
-    assert total == pytest.approx(plain_total, rel=1e-12)
-    for a, b in zip(found, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
-
-
-@given(_sizes())
-@settings(max_examples=15, deadline=None)
-def test_every_heal_shrinks_to_half_at_most_and_keeps_whole_grains(
-    sizes: tuple[int, int, int],
-) -> None:
-    batch, grain, microbatch = sizes
-    accumulator, tried = Accumulator(batch, microbatch, grain), list[tuple[int, int]]()
-
-    def loss(part: slice) -> Tensor:
-        tried.append((accumulator.microbatch, accumulator.grain))
-        raise MemoryError
-
-    with pytest.raises(DeviceOutOfMemoryError, match="a single sample does not fit"):
-        accumulator.backward(loss, lambda: None)
-    assert tried[0] == (microbatch, grain)
-    assert tried[-1] == (1, 1)
-    for (size, unit), (smaller, smaller_unit) in pairwise(tried):
-        assert smaller < size
-        assert smaller % smaller_unit == 0
-        assert smaller_unit == unit or smaller == smaller_unit == unit // 2
-        # Never more than half of it, counted in grains where there are several.
-        assert smaller <= max(unit * (-(-size // unit) // 2), unit // 2)
-    assert accumulator.healed == len(tried) - 1
-
-
-def test_a_heal_is_reported(caplog: pytest.LogCaptureFixture) -> None:
-    problem = Problem(8)
-    _refuse(problem, 1, "forward")
-    with caplog.at_level(logging.WARNING, "cluster.memory"):
-        problem.gradients(Accumulator(8, 8, 2))
-    assert "microbatch now 4 of a batch of 8 (grain 2)" in caplog.text
-
-
-def test_learned_sizes_are_taken_over() -> None:
-    learned, fresh = Accumulator(16, 16, 4), Accumulator(16, 16, 4)
-    problem = Problem(16)
-    _refuse(problem, 1, "backward")
-    problem.gradients(learned)
-    fresh.load_state_dict(learned.state_dict())
-    assert fresh == learned
-
-
-@pytest.mark.parametrize("sizes", [(8, 8, 0), (8, 2, 4), (8, 16, 4), (16, 10, 4), (0, 0, 0)])
-def test_sizes_out_of_order_are_refused(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="expected 1 <= grain <= microbatch <= batch"):
-        Accumulator(*sizes)
-
-
-def test_other_errors_pass() -> None:
-    def loss(part: slice) -> Tensor:
-        raise RuntimeError("shapes differ")
-
-    accumulator = Accumulator(8, 8, 2)
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        accumulator.backward(loss, lambda: None)
-    assert accumulator.healed == 0
+from cluster.memory import DeviceOutOfMemoryError, Refusal, is_out_of_memory, tried
 
 
 @pytest.mark.parametrize(
@@ -265,7 +17,9 @@ def test_other_errors_pass() -> None:
         DeviceOutOfMemoryError("a single sample does not fit"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("CUDA error: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1.00 GB, other allocations: 0)"),
     ],
 )
 def test_the_forms_of_out_of_memory_are_known(error: BaseException) -> None:
@@ -277,10 +31,39 @@ def test_nothing_else_is_out_of_memory(error: BaseException) -> None:
     assert not is_out_of_memory(error)
 
 
-def test_a_real_shortage_is_healed_bit_for_bit() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _REAL_SHORTAGE], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report == {"sizes": {"microbatch": 4, "grain": 1, "healed": 1}, "equal": True}
+class _Graph:
+    """What a frame holds; a weak reference to it tells whether the frame is alive."""
+
+
+def test_nothing_holds_the_frames_of_a_call_that_was_refused() -> None:
+    alive: list[weakref.ref[_Graph]] = []
+
+    def inner() -> Tensor:
+        graph = _Graph()
+        alive.append(weakref.ref(graph))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    def outer() -> Tensor:
+        graph = _Graph()
+        alive.append(weakref.ref(graph))
+        try:
+            return inner()
+        finally:
+            assert all(reference() is not None for reference in alive)
+
+    outcome = tried(outer)
+    assert outcome == Refusal("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    assert [reference() for reference in alive] == [None, None]
+
+
+def test_a_refusal_always_says_something() -> None:
+    def refuse() -> None:
+        raise MemoryError
+
+    assert tried(refuse) == Refusal("MemoryError")
+
+
+def test_a_call_that_fits_returns_and_another_error_passes() -> None:
+    assert tried(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        tried(lambda: 1 // 0)
