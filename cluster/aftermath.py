@@ -4,6 +4,7 @@
 the only place that asks Slurm to requeue: one requeue a member, however many processes it had.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -13,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from cluster import hostmemory, oomkill, slurm
-from cluster.cause import Cause, JobFacts
+from cluster.cause import STATE_CAUSES, Cause, JobFacts
 from cluster.ledger import here
 from cluster.member import Member
+from cluster.patience import Patience
 from cluster.stage import RunError, Stage, wants_another_attempt
+
+#: A controller that restarts is waited for. Where the job is being ended, KillWait ends that too.
+PATIENCE = Patience(tries=6, first=1.0, longest=8.0)
 
 
 def main(arguments: list[str]) -> int:
@@ -25,22 +30,59 @@ def main(arguments: list[str]) -> int:
     stage = Stage.load(Path(run), stage_name)
     member = stage.member(int(index) + int(os.environ.get("SLURM_ARRAY_TASK_ID", 0)))
     job = slurm.own_job_id()
-    facts = slurm.job_facts(job) if job else None
+    if member.ledger.superseded(job):
+        return int(status)  # what is open in the ledger is another job's
     if _is_overtaken(member):
         print(f"{member.name}: a newer attempt has started; this end is not noted", file=sys.stderr)
         return int(status)
+    facts = _patiently_asked(job) if job else None
     if int(status) != 0 and not _started_here(member):
         # Killed before it could open an attempt; without one it would be requeued for nothing.
+        settle_lost_attempt(member)
         member.ledger.start(here())
     if job and facts and int(status) != 0 and member.ledger.open_attempt() is not None:
         facts = oomkill.examined(facts, job, int(status))
     settle(member, int(status), facts)
-    if job and wants_another_attempt(member, stage.budgets) and _may_requeue(facts):
-        try:
-            _requeue(member, job)
-        except slurm.SlurmError as error:
-            print(f"{member.name}: not requeued, 'yaoki retry' will: {error}", file=sys.stderr)
+    if job and wants_another_attempt(member, stage.budgets):
+        _bring_back(member, job, facts)
     return int(status)
+
+
+def _bring_back(member: Member, job: str, facts: JobFacts | None) -> None:
+    """Have the job put back into the queue, unless Slurm does so itself or someone cancelled it.
+
+    What cannot be had here is noted, for a command on the login node to make good.
+    """
+    number = member.ledger.attempts()[-1].number
+    try:
+        if facts is None:
+            # Asked all the same, it might bring a cancelled job back to life.
+            raise slurm.SlurmError("nothing here tells who ended the job")
+        if facts.running or facts.ended_by() is Cause.TIMEOUT:
+            _requeue(member, job)
+        elif facts.requeued:
+            member.ledger.requeued(number)
+    except slurm.SlurmError as error:
+        if not isinstance(error, _MemoryRefusedError):
+            member.ledger.owed(number, str(error))
+        print(f"{member.name}: not requeued, 'yaoki watch' will: {error}", file=sys.stderr)
+
+
+def _requeue(member: Member, job: str) -> None:
+    """Ask once; where the answer is lost, look whether the requeue was carried out."""
+    try:
+        put_back(member, job)
+    except slurm.SlurmBusyError:
+        facts = _patiently_asked(job)
+        if facts is None or not facts.requeued:
+            raise
+        _equip(member, job)
+
+
+def _patiently_asked(job: str) -> JobFacts | None:
+    with contextlib.suppress(slurm.SlurmBusyError):
+        return PATIENCE.persist(lambda: slurm.describe(job))
+    return None
 
 
 def settle(
@@ -75,21 +117,43 @@ def settle_lost_attempt(member: Member) -> None:
     # Of the job that it ran in: the new attempt may belong to another one.
     where = member.ledger.attempts()[-1].where.get("slurm", {})
     job = slurm.job_name(where)
-    state = slurm.previous_state(job) if job else None
-    if job and slurm.ended_out_of_memory(job, int(where.get("restart_count", 0))):
-        state = "OUT_OF_MEMORY"
-    causes = {
-        "NODE_FAIL": Cause.NODE_FAILURE,
-        "PREEMPTED": Cause.PREEMPTION,
-        "OUT_OF_MEMORY": Cause.HOST_OOM,
-    }
-    member.ledger.end(number, causes.get(state or "", Cause.KILLED), slurm_state=state)
+    restarts = int(where.get("restart_count", 0))
+    state = slurm.run_state(job, restarts) if job else None
+    now = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    if state is None and job == slurm.own_job_id() and now > restarts:
+        # Our own requeues are noted after the end. Slurm requeues by itself when it loses a node;
+        # a preempted member would have been told.
+        state = "NODE_FAIL"
+    note_lost(member, number, state)
 
 
-def _requeue(member: Member, job: str) -> None:
-    """Put the job back into the queue, with more memory where that is the remedy."""
+def note_lost(member: Member, number: int, state: str | None) -> None:
+    """Note the end of an attempt of which nothing was heard, from Slurm's word for its job."""
+    cause = STATE_CAUSES.get(state or "", Cause.KILLED)
+    if not member.ledger.wanted():
+        cause = Cause.CANCELLED
+    detail = prescribe(member, number) if cause is Cause.HOST_OOM else {}
+    member.ledger.end(number, cause, slurm_state=state, **detail)
+
+
+class _MemoryRefusedError(slurm.SlurmError):
+    """Slurm did not give the memory that is the remedy; the job was cancelled."""
+
+
+def put_back(member: Member, job: str) -> None:
+    """Put the job back into the queue, with more memory where that is the remedy.
+
+    Raises:
+        SlurmError: Slurm refused.
+    """
     slurm.requeue(job)
+    _equip(member, job)
+
+
+def _equip(member: Member, job: str) -> None:
+    """Note the requeue, and ask for more memory where that is the remedy."""
     last = member.ledger.attempts()[-1]
+    member.ledger.requeued(last.number)
     if last.cause is not Cause.HOST_OOM:
         return
     memory = hostmemory.offered_sizes(member.ledger)[-1].memory
@@ -102,7 +166,7 @@ def _requeue(member: Member, job: str) -> None:
         text = f"out of host memory, and Slurm refused {memory} MiB: {error}"
         member.ledger.refused(last.number, text)
         slurm.cancel([job])
-        raise
+        raise _MemoryRefusedError(text) from error
 
 
 def _insist(job: str, memory: int, tries: int = 3) -> None:
@@ -182,11 +246,6 @@ def _killed_cause(member: Member, status: int, facts: JobFacts | None) -> Cause:
         return ended_by
     number = -status if status < 0 else status - 128
     return Cause.KILLED if number in {s.value for s in signal.Signals} else Cause.ERROR
-
-
-def _may_requeue(facts: JobFacts | None) -> bool:
-    """Whether Slurm leaves it to us: it would bring a cancelled job back to life if asked."""
-    return facts is None or facts.running or facts.ended_by() is Cause.TIMEOUT
 
 
 if __name__ == "__main__":

@@ -50,6 +50,31 @@ class Budgets:
         return spent.get(cause, 0) < int(getattr(self, cause.value, 0))
 
 
+#: Final states of Slurm's that tell by themselves why a job ended.
+STATE_CAUSES: Mapping[str, Cause] = {
+    "BOOT_FAIL": Cause.NODE_FAILURE,
+    "CANCELLED": Cause.CANCELLED,
+    "DEADLINE": Cause.CANCELLED,
+    "NODE_FAIL": Cause.NODE_FAILURE,
+    "OUT_OF_MEMORY": Cause.HOST_OOM,
+    "PREEMPTED": Cause.PREEMPTION,
+    "REQUEUED": Cause.PREEMPTION,  # by someone else: our own requeues are noted after the end
+    "REVOKED": Cause.CANCELLED,
+    "TIMEOUT": Cause.TIMEOUT,
+}
+
+#: Reasons that Slurm gives while it tidies up after a job. A batch script that was killed reads
+#: JobLaunchFailure, and its steps are sent TERM as by scancel, which leaves no reason.
+REASON_CAUSES: Mapping[str, Cause] = {
+    "JobLaunchFailure": Cause.KILLED,
+    "NodeDown": Cause.NODE_FAILURE,
+    "NonZeroExitCode": Cause.KILLED,
+    "RaisedSignal": Cause.KILLED,
+    "SystemFailure": Cause.KILLED,
+    "TimeLimit": Cause.TIMEOUT,
+}
+
+
 @dataclass(frozen=True)
 class JobFacts:
     """What Slurm says of a job while it is being stopped.
@@ -82,25 +107,25 @@ class JobFacts:
 
     def ended_by(self) -> Cause | None:
         """Who ends the job, or None while it runs."""
-        states = {
-            "CANCELLED": Cause.CANCELLED,
-            "NODE_FAIL": Cause.NODE_FAILURE,
-            "PREEMPTED": Cause.PREEMPTION,
-            "TIMEOUT": Cause.TIMEOUT,
-            "OUT_OF_MEMORY": Cause.HOST_OOM,
-        }
-        if self.state in states:
-            return states[self.state]
+        if self.state in STATE_CAUSES:
+            return STATE_CAUSES[self.state]
         if self.reason == "TimeLimit":
             return Cause.TIMEOUT
         if self.requeued or self.preempted:
             return Cause.PREEMPTION
-        # Neither a limit nor a requeue: someone has cancelled it.
-        return Cause.CANCELLED if self.state == "COMPLETING" else None
+        # No reason and no requeue: someone has cancelled it.
+        reason = REASON_CAUSES.get(self.reason.partition(":")[0], Cause.CANCELLED)
+        return reason if self.state == "COMPLETING" else None
 
 
 #: Slurm checks limits once a minute and sends a ``--signal`` up to this much early, seconds.
 SIGNAL_SLACK = 90.0
+
+#: How far the clocks of a node and of the controller may be apart, seconds.
+CLOCK_SLACK = 5.0
+
+#: The state of a job of which only its own environment can be asked.
+UNKNOWN = "UNKNOWN"
 
 
 def stop_cause(
@@ -124,7 +149,13 @@ def stop_cause(
     ended_by = facts.ended_by()
     if ended_by is not None:
         return ended_by
-    if facts.end_time is None or signum != signal.SIGUSR2:
+    if facts.end_time is None:
         return Cause.PREEMPTION
-    notice = signal_delay + SIGNAL_SLACK
+    if signum == signal.SIGUSR2:
+        notice = signal_delay + SIGNAL_SLACK
+    elif facts.state == UNKNOWN:
+        # The limit sends TERM when it is reached, and not before.
+        notice = CLOCK_SLACK
+    else:
+        return Cause.PREEMPTION
     return Cause.TIMEOUT if received_at >= facts.end_time - notice else Cause.PREEMPTION

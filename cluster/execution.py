@@ -35,6 +35,8 @@ def execute(stage: Stage, index: int, stop: signals.StopFlag, redirect: bool) ->
         0 if nothing is left to do here, 75 if the member should be started again, 1 if it failed.
     """
     member = stage.member(index)
+    if member.ledger.superseded(slurm.own_job_id()):
+        return 0
     settle_lost_attempt(member)
     if member.ledger.finished() or not member.ledger.wanted():
         return 0
@@ -107,7 +109,7 @@ def _cause_of_stop(stage: Stage, member: Member, stop: signals.StopFlag) -> Caus
         return Cause.CANCELLED
     job = slurm.own_job_id()
     with shielding.shielded():  # a second TERM may come, and what scontrol knows decides
-        facts = slurm.job_facts(job) if job else None
+        facts = slurm.own_facts(job) if job else None
     assert stop.signum is not None
     assert stop.received_at is not None
     return stop_cause(stop.signum, stop.received_at, facts, stage.signal_delay)

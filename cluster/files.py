@@ -1,5 +1,6 @@
 """Durable files: whole or absent, and appended a line at a time."""
 
+import fcntl
 import json
 import os
 import tempfile
@@ -75,6 +76,14 @@ def fresh_size(path: Path) -> int:
         return os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock on a file while the block lasts; the kernel frees it if we are killed."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

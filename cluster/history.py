@@ -111,6 +111,22 @@ class History(ABC):
                 found = event["job_id"]
         return found
 
+    def was_requeued(self, number: int) -> bool:
+        """Whether the member was in the queue again after attempt ``number``."""
+        events = [e["event"] for e in self.events() if e.get("attempt") == number]
+        return "requeued" in events
+
+    def superseded(self, job_id: str | None) -> bool:
+        """Whether the member was sent again, as another job than this one."""
+        marks = [e for e in self.events() if e["event"] in ("queued", "again", "sent")]
+        newest = marks[-1].get("job_id") if marks else None
+        return job_id is not None and newest is not None and newest != job_id
+
+    def script(self) -> str | None:
+        """The file name of the script that carried the member last, if it is known."""
+        names = [e.get("script") for e in self.events() if e["event"] == "sent"]
+        return (names[-1] or None) if names else None
+
     def _last(self, *kinds: str) -> str | None:
         found = [event["event"] for event in self.events() if event["event"] in kinds]
         return found[-1] if found else None

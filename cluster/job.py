@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, cast
 
 from cluster import slurm
@@ -9,7 +10,11 @@ from cluster.calls import Outcome, RemoteError
 from cluster.cause import Cause
 from cluster.local import ask_to_leave
 from cluster.member import Member
-from cluster.stage import Stage, wants_another_attempt
+from cluster.stage import Stage, verdict, wants_another_attempt
+from cluster.watching import Watch
+
+#: Jobs of a run ask Slurm together.
+_watch_of = cache(Watch)
 
 
 class MemberFailedError(Exception):
@@ -38,9 +43,19 @@ class RobustJob:
         return self.member.ledger.last_job_id() or self.member.name
 
     def done(self) -> bool:
-        """Whether the member has ended for good."""
-        if self._abandoned():
+        """Whether the member has ended for good.
+
+        On Slurm this also looks, now and then, after members whose job has ended unheard, and
+        starts them again: see :mod:`cluster.watching`.
+        """
+        if self._abandoned() or self._has_ended():
             return True
+        if self.member.ledger.last_job_id() is None:
+            return False
+        _watch_of(self.stage.run).look_now_and_then()
+        return self._has_ended()
+
+    def _has_ended(self) -> bool:
         ledger = self.member.ledger
         if not ledger.wanted():
             return ledger.open_attempt() is None
@@ -76,10 +91,12 @@ class RobustJob:
         if outcome is not None and attempts and outcome.attempt == attempts[-1].number:
             return _noted(outcome)
         cause = attempts[-1].cause if attempts else Cause.CANCELLED
-        detail = dict(attempts[-1].detail or {}) if attempts else {}
+        told = [str(dict(attempts[-1].detail))] if attempts and attempts[-1].detail else []
+        spent = verdict(self.member, self.stage.budgets)
+        why = "; ".join([*told, *([spent] if spent else [])])
         return MemberFailedError(
-            f"{self.member.name} ended without a result: {cause}, after {len(attempts)} attempts "
-            f"{detail or ''}. See {self.member.logs}"
+            f"{self.member.name} ended without a result: {cause}, after {len(attempts)} attempts"
+            f"{f' ({why})' if why else ''}. See {self.member.logs}"
         )
 
     def cancel(self) -> None:

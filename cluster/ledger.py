@@ -48,9 +48,24 @@ class Ledger(History):
         """
         self._append("queued")
 
-    def sent(self, job_id: str) -> None:
-        """Note the id that Slurm gave."""
-        self._append("sent", job_id=job_id)
+    def sent(self, job_id: str, script: str = "") -> None:
+        """Note the id that Slurm gave, and the file of the script that it was given for."""
+        self._append("sent", job_id=job_id, script=script)
+
+    def requeued(self, number: int) -> None:
+        """Note that the member is in the queue again after attempt ``number``."""
+        self._append("requeued", attempt=number)
+
+    def owed(self, number: int, error: str) -> None:
+        """Note that attempt ``number`` should be followed by another, and who refused it."""
+        self._append("owed", attempt=number, error=error)
+
+    def again(self) -> None:
+        """Note that the member is about to be sent as a new job, in the place of a requeue.
+
+        The budgets go on. Until the id is known the job is whatever carries the member.
+        """
+        self._append("again")
 
     def withdrawn(self) -> None:
         """Note that the submission failed, and that nothing came of it."""

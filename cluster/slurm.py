@@ -4,12 +4,12 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cluster.cause import JobFacts
+from cluster.cause import UNKNOWN, JobFacts
 
 
 class SlurmError(Exception):
@@ -33,6 +33,10 @@ _BUSY = re.compile(
     "|backup controller|in standby mode|temporary failure in name resolution",
     re.IGNORECASE,
 )
+
+
+#: Columns of a field of squeue's, which has no separator that a value could not hold.
+_WIDTH = 60
 
 
 def available() -> bool:
@@ -147,10 +151,36 @@ def configuration() -> dict[str, str]:
 def job_facts(job_id: str) -> JobFacts | None:
     """What Slurm says of a job that runs or ended just now, or None where it cannot be asked."""
     try:
-        text = run(["scontrol", "show", "job", "--details", "--oneliner", job_id], timeout=20)
-    except SlurmError:
+        return describe(job_id)
+    except SlurmBusyError:
         return None
-    return parse_job_facts(text, int(os.environ.get("SLURM_RESTART_COUNT", 0)))
+
+
+def describe(job_id: str) -> JobFacts | None:
+    """As :func:`job_facts`, telling a Slurm that is busy from one that cannot be asked from here.
+
+    Where ``scontrol`` is missing or refuses, as on the nodes of some clusters, squeue is asked.
+
+    Raises:
+        SlurmBusyError: It may answer later.
+    """
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    try:
+        text = run(["scontrol", "show", "job", "--details", "--oneliner", job_id], timeout=20)
+    except SlurmBusyError:
+        raise
+    except SlurmError:
+        return _facts_of_squeue(job_id, restarts)
+    return parse_job_facts(text, restarts)
+
+
+def own_facts(job_id: str) -> JobFacts | None:
+    """The facts of the job that this process runs in; its environment says when the limit ends."""
+    facts = job_facts(job_id)
+    limit = os.environ.get("SLURM_JOB_END_TIME", "")
+    if facts is None and limit.isdigit():
+        return JobFacts(UNKNOWN, end_time=float(limit))
+    return facts
 
 
 def parse_job_facts(text: str, restarts: int = 0) -> JobFacts:
@@ -161,15 +191,42 @@ def parse_job_facts(text: str, restarts: int = 0) -> JobFacts:
         restarts: How often the job had been started again when the asking process started: a
             higher count says that Slurm has put it back into the queue since.
     """
-    fields = dict(re.findall(r"(\w+)=(\S*)", text))
+    # The first of a name counts: a path or a comment further on may hold anything. The job's name
+    # stands ahead, and is left out.
+    named = re.sub(r"\bJobName=.*?(?= UserId=)", "", text, count=1)
+    fields = dict(reversed(re.findall(r"(\w+)=(\S*)", named)))
     return JobFacts(
-        state=fields.get("JobState", "UNKNOWN"),
+        state=fields.get("JobState", UNKNOWN),
         reason=fields.get("Reason", "None"),
         end_time=timestamp(fields.get("EndTime", "")),
         preempted=timestamp(fields.get("PreemptTime", "")) is not None,
         requeued=int(fields.get("Restarts", 0)) > restarts,
         out_of_memory=fields.get("DerivedExitCode", "").endswith(":125"),
         step_code=fields.get("DerivedExitCode", ""),
+    )
+
+
+def _facts_of_squeue(job_id: str, restarts: int) -> JobFacts | None:
+    names = ("State", "Reason", "EndTime", "PreemptTime", "RestartCnt")
+    form = ",".join(f"{name}:{_WIDTH}" for name in names)
+    command = ["squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={form}"]
+    try:
+        text = run(command, timeout=20).rstrip("\n")
+    except SlurmBusyError:
+        raise
+    except SlurmError:
+        return None
+    state, reason, end, preempted, count = (
+        text[start : start + _WIDTH].strip() for start in range(0, len(names) * _WIDTH, _WIDTH)
+    )
+    if not state:
+        return None
+    return JobFacts(
+        state=state,
+        reason=reason,
+        end_time=_timestamp(end),
+        preempted=_timestamp(preempted) is not None,
+        requeued=count.isdigit() and int(count) > restarts,
     )
 
 
@@ -259,19 +316,54 @@ def timestamp(text: str) -> float | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return time.mktime(moment.timetuple())
+    return moment.timestamp()
 
 
-def previous_state(job_id: str) -> str | None:
-    """How the run of a job before the present one ended, or None where accounting cannot say."""
-    command = ["sacct", "--duplicates", "--noheader", "--parsable2", "--allocations"]
-    try:
-        text = run([*command, "--format=State", f"--jobs={job_id}"], timeout=20)
-    except SlurmError:
-        return None
-    states = [line.split()[0] for line in text.splitlines() if line.strip()]
-    ended = [state for state in states if state not in ("RUNNING", "PENDING", "COMPLETING")]
-    return ended[-1] if ended else None
+@dataclass(frozen=True)
+class Run:
+    """What accounting has of one run of a job; each requeue begins another.
+
+    Attributes:
+        states: The job's own state, then those of its steps.
+    """
+
+    states: tuple[str, ...]
+
+    @property
+    def outcome(self) -> str | None:
+        """How it ended, or None where accounting has not heard of an end.
+
+        One whose step was killed for its memory reads OUT_OF_MEMORY, whatever its own row says.
+        """
+        if self.states[0] in ("RUNNING", "PENDING", "COMPLETING"):
+            return None
+        return "OUT_OF_MEMORY" if "OUT_OF_MEMORY" in self.states else self.states[0]
+
+
+def job_runs(job_ids: Sequence[str]) -> dict[str, list[Run]]:
+    """What accounting has of the runs of some jobs, oldest first, in one query.
+
+    Rows come seconds late, so that the newest may be missing; where accounting cannot be asked
+    there are none.
+    """
+    runs: dict[str, list[Run]] = {job: [] for job in job_ids}
+    rows = _accounting(",".join(job_ids), "JobID,State", "--duplicates") if job_ids else []
+    for name, said in rows:
+        job, dot, _ = name.partition(".")
+        state = said.partition(" ")[0]  # without the "by 1000" of CANCELLED
+        if job not in runs or not state:
+            continue
+        if not dot:
+            runs[job].append(Run((state,)))
+        elif runs[job]:
+            runs[job][-1] = Run((*runs[job][-1].states, state))
+    return runs
+
+
+def run_state(job_id: str, number: int) -> str | None:
+    """How run ``number`` of a job ended, from 0; None where accounting does not know (yet)."""
+    runs = job_runs([job_id])[job_id]
+    return runs[number].outcome if number < len(runs) else None
 
 
 def step_state(job_id: str) -> str | None:
@@ -281,18 +373,6 @@ def step_state(job_id: str) -> str | None:
     if steps:
         return steps[-1].split()[0]
     return "RUNNING" if rows else None  # a step that accounting has not heard of yet
-
-
-def ended_out_of_memory(job_id: str, run: int) -> bool:
-    """Whether accounting says that run ``run`` of a job, from 0, was killed for its memory."""
-    rows = _accounting(job_id, "JobID,State", "--duplicates")
-    runs: list[list[str]] = []
-    for job, state in rows:
-        if "." not in job:
-            runs.append([])
-        if runs:
-            runs[-1].append(state)
-    return run < len(runs) and "OUT_OF_MEMORY" in runs[run]
 
 
 def peak_memory(job_id: str) -> int | None:

@@ -155,6 +155,17 @@ def goes_on(ledger: History, budgets: Budgets) -> bool:
     return budgets.allows(cause, ledger.spent())
 
 
+def verdict(member: Member, budgets: Budgets) -> str | None:
+    """Which budget keeps a member from being started again, in words; None where none does."""
+    attempts = member.ledger.attempts()
+    cause = attempts[-1].cause if attempts else None
+    if cause in (None, Cause.FINISHED, Cause.CANCELLED) or not member.ledger.wanted():
+        return None
+    if budgets.allows(cause, member.ledger.spent()):
+        return None
+    return f"the retry budget for '{cause}' ({getattr(budgets, cause)}) is used up"
+
+
 def over_budget(member: Member, budgets: Budgets) -> list[Cause]:
     """Causes that have started the member more often than they may.
 

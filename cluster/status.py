@@ -114,13 +114,17 @@ def _state(
         cancelled = any(event["event"] == "cancel" for event in ledger.events())
         return State.CANCELLED if cancelled else State.PLANNED
     pending = slurm_state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING")
+    again = not ledger.untouched() and goes_on(ledger, stage.budgets)
+    if again and job_id is not None and slurm_state != "CANCELLED":
+        # One whose job has ended is brought back by whoever looks next: see cluster.watching.
+        return State.WAITING if pending or slurm_state == "COMPLETING" else State.LOST
     if job_id is not None and not pending:
         return _gone(last, slurm_state)
     if ledger.untouched():
         return State.QUEUED
     if last is not None and last.cause is None:
         return State.WAITING if pending else State.LOST
-    return State.WAITING if goes_on(ledger, stage.budgets) else _gone(last, None)
+    return State.WAITING if again else _gone(last, None)
 
 
 def _alive(last: AttemptRecord | None, job_id: str | None, slurm_state: str | None) -> bool:

@@ -8,10 +8,12 @@ from cluster import slurm
 from cluster.calls import Call
 from cluster.collecting import retry_tag, unfinished
 from cluster.executor import Backend, RobustExecutor
+from cluster.files import locked
 from cluster.member import Member
 from cluster.stage import RunError
 from cluster.status import OPEN, MemberStatus, State, run_status
 from cluster.submission import Script
+from cluster.watching import lock_file
 from jobs.dependencies import Ahead, placeholder, waiting_for
 from jobs.solitude import alone
 from pipelines.plan import Plan, StagePlan
@@ -109,7 +111,8 @@ class Launcher:
                 Ctrl-C.
         """
         sent: dict[str, list[str]] = {}
-        with alone(self.plan.directory):
+        # Nobody else must take the members that are sent for adrift meanwhile.
+        with alone(self.plan.directory), locked(lock_file(self.plan.directory)):
             self._refuse_running_here()
             try:
                 self._send_all(sent)

@@ -12,6 +12,7 @@ from jobs.commands.exits import INTERRUPTED, OK, exit_code
 _COMMANDS = {
     "jobs.commands.launch:add_parsers": ("plan", "run", "submit"),
     "jobs.commands.status:add_parsers": ("status",),
+    "jobs.commands.watch:add_parsers": ("watch",),
     "jobs.commands.report:add_parsers": ("report",),
     "jobs.commands.logs:add_parsers": ("logs",),
     "jobs.commands.steer:add_parsers": ("cancel", "retry"),

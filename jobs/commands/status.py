@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from cluster.slurm import SlurmError
 from cluster.stage import RunError
 from cluster.status import ENDED_SHORT, OPEN, MemberStatus, State
 from jobs.commands.exits import FAILED, OK
@@ -71,7 +72,7 @@ def _members(run: Path, stages: Sequence[str]) -> list[MemberStatus]:
     Raises:
         RunError: There is no such stage.
     """
-    members = seen_status(run)
+    members = _settled_status(run)
     known = list(dict.fromkeys(m.stage for m in members))
     for name in stages:
         if name not in known:
@@ -89,6 +90,23 @@ def _display(run: Path) -> Iterator[Callable[[Sequence[MemberStatus]], None]]:
 
     with live(run) as show:
         yield show
+
+
+def _settled_status(run: Path) -> list[MemberStatus]:
+    """The status, after members whose job has ended unheard have been seen to."""
+    members = seen_status(run)
+    if not any(member.state is State.LOST and member.job_id for member in members):
+        return members
+    from cluster.watching import Watch  # it brings what sends jobs; most often there is no need
+
+    try:
+        for notice in Watch(run).insist():
+            print(f"{notice.member}: {notice.text}", file=sys.stderr)
+    except (SlurmError, PermissionError) as error:
+        # Who may only read the run, or finds Slurm busy, is still told how things stand.
+        print(f"yaoki: {error}", file=sys.stderr)
+        return members
+    return seen_status(run)
 
 
 def _print_plain(members: Sequence[MemberStatus]) -> None:

@@ -29,7 +29,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
         monkeypatch.setenv(f"SLURM_{name}", value)
     commands = Commands(tmp_path / "bin", monkeypatch)
     commands.add("scontrol", f'[ "$1" = show ] && echo "{RUNNING}"; exit 0')
-    commands.add("sacct", "printf 'NODE_FAIL\\nRUNNING\\n'")
+    commands.add("sacct", "printf '17_1|NODE_FAIL\\n17_1|RUNNING\\n'")
     return commands
 
 
@@ -100,6 +100,16 @@ def test_a_lost_attempt_is_noted_as_accounting_says(member: Member, commands: Co
     member.ledger.start(here())
     settle_lost_attempt(member)
     assert _cause(member) is Cause.KILLED
+
+
+def test_without_accounting_a_restart_by_slurm_is_a_lost_node(
+    member: Member, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands.add("sacct", "exit 1")
+    member.ledger.start(here())
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    settle_lost_attempt(member)
+    assert _cause(member) is Cause.NODE_FAILURE
 
 
 def test_nothing_lost_notes_nothing(member: Member) -> None:
@@ -184,6 +194,44 @@ def test_a_refused_requeue_keeps_the_status_and_the_note(
     member.ledger.start(here())
     assert _trap(member, 137) == 137
     assert _cause(member) is Cause.KILLED
+
+
+def _events(member: Member) -> list[str]:
+    return [event["event"] for event in member.ledger.events()]
+
+
+def test_a_requeue_is_noted_when_it_has_succeeded(member: Member, commands: Commands) -> None:
+    member.ledger.end(member.ledger.start(here()), Cause.TIMEOUT)
+    _trap(member, 75)
+    assert _events(member)[-1] == "requeued"
+    commands.add("scontrol", f'[ "$1" = show ] && echo "{RUNNING}" && exit 0; exit 1')
+    member.ledger.end(member.ledger.start(here()), Cause.TIMEOUT)
+    _trap(member, 75)
+    assert _events(member)[-1] == "owed"
+
+
+def test_where_nothing_tells_who_ended_the_job_a_requeue_is_owed(
+    member: Member, commands: Commands
+) -> None:
+    # Asked blindly, Slurm would bring a cancelled job back to life.
+    for name in ("scontrol", "squeue"):
+        commands.add(name, "exit 1")
+    member.ledger.end(member.ledger.start(here()), Cause.PREEMPTION)
+    assert _trap(member, 75) == 75
+    assert _events(member)[-1] == "owed"
+    assert commands.calls("scontrol requeue") == []
+
+
+def test_the_trap_of_a_job_that_was_replaced_keeps_its_hands_off(
+    member: Member, commands: Commands
+) -> None:
+    member.ledger.again()
+    member.ledger.sent("21_1")
+    member.ledger.start(here())
+    before = member.ledger.events()
+    assert _trap(member, 137) == 137
+    assert member.ledger.events() == before
+    assert commands.calls() == []
 
 
 def test_without_slurm_nothing_is_requeued(

@@ -5,10 +5,18 @@ import signal
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.cause import SIGNAL_SLACK, Budgets, Cause, JobFacts, stop_cause
+from cluster.cause import (
+    CLOCK_SLACK,
+    SIGNAL_SLACK,
+    UNKNOWN,
+    Budgets,
+    Cause,
+    JobFacts,
+    stop_cause,
+)
 from cluster.slurm import parse_job_facts
 
 limits = st.floats(120.0, 7 * 86_400.0)
@@ -18,9 +26,10 @@ START = 1.7e9
 
 # A running array element, as 22.05 writes it.
 RUNNING_22 = (
-    "JobId=18 ArrayJobId=17 ArrayTaskId=3 JobName=train JobState=RUNNING Reason=None "
+    "JobId=18 ArrayJobId=17 ArrayTaskId=3 JobName=train "
     "UserId=ada(1000) GroupId=ada(1000) MCS_label=N/A Priority=4294901742 Nice=0 Account=lab "
-    "QOS=normal WCKey=*submitit Dependency=(null) Requeue=1 Restarts=2 BatchFlag=1 Reboot=0 "
+    "QOS=normal WCKey=*submitit JobState=RUNNING Reason=None Dependency=(null) Requeue=1 "
+    "Restarts=2 BatchFlag=1 Reboot=0 "
     "ExitCode=0:0 DerivedExitCode=0:0 RunTime=00:01:10 TimeLimit=01:00:00 TimeMin=N/A "
     "SubmitTime=2026-03-02T10:00:00 EligibleTime=2026-03-02T10:00:00 "
     "AccrueTime=2026-03-02T10:00:00 StartTime=2026-03-02T10:00:05 EndTime=2026-03-02T11:00:05 "
@@ -38,8 +47,8 @@ RUNNING_22 = (
 
 # Slurm 24 splits the requested from the allocated and writes a submit line.
 RUNNING_24 = (
-    "JobId=409 JobName=wrap JobState=RUNNING Reason=None UserId=ada(1000) GroupId=ada(1000) "
-    "MCS_label=N/A Priority=1 Nice=0 Account=lab QOS=normal Dependency=(null) Requeue=0 "
+    "JobId=409 JobName=wrap UserId=ada(1000) GroupId=ada(1000) MCS_label=N/A Priority=1 Nice=0 "
+    "Account=lab QOS=normal JobState=RUNNING Reason=None Dependency=(null) Requeue=0 "
     "Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:0 DerivedExitCode=0:0 RunTime=5-21:51:00 "
     "TimeLimit=7-00:00:00 "
     "TimeMin=N/A SubmitTime=2026-01-21T15:46:41 EligibleTime=2026-01-21T15:46:41 "
@@ -84,6 +93,11 @@ def _completing(**changes: str) -> str:
     [
         (_completing(), Cause.CANCELLED),
         (_completing(Reason="TimeLimit"), Cause.TIMEOUT),
+        # The batch script was killed, or left while its step went on.
+        (_completing(Reason="JobLaunchFailure"), Cause.KILLED),
+        (_completing(Reason="NonZeroExitCode"), Cause.KILLED),
+        (_completing(Reason="RaisedSignal:9(Killed)"), Cause.KILLED),
+        (_completing(Reason="NodeDown"), Cause.NODE_FAILURE),
         (_completing(Restarts="3"), Cause.PREEMPTION),
         (_completing(PreemptTime="2026-03-02T10:31:00"), Cause.PREEMPTION),
         (_completing(JobState="PENDING", Restarts="3", Reason="BeginTime"), Cause.PREEMPTION),
@@ -105,9 +119,43 @@ def test_a_step_killed_for_its_memory_is_seen() -> None:
     assert not parse_job_facts(_completing(DerivedExitCode="125:0")).out_of_memory
 
 
-def test_a_job_without_limit_has_no_end() -> None:
-    text = RUNNING_24.replace("EndTime=2026-01-28T16:47:16", "EndTime=Unknown")
+@pytest.mark.parametrize("unknown", ["Unknown", "N/A", "None", "NONE", "(null)", ""])
+def test_a_job_without_limit_has_no_end(unknown: str) -> None:
+    text = RUNNING_24.replace("EndTime=2026-01-28T16:47:16", f"EndTime={unknown}")
     assert parse_job_facts(text) == JobFacts("RUNNING")
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/St_Johns", "Asia/Kathmandu", "Europe/Berlin"])
+@given(moment=st.integers(1_577_836_800, 2_000_000_000))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_end_time_is_read_in_the_zone_that_slurm_writes_it_in(
+    monkeypatch: pytest.MonkeyPatch, zone: str, moment: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        try:
+            written = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(moment))
+            read = parse_job_facts(f"JobState=RUNNING EndTime={written}").end_time
+            assert read is not None
+            # Where clocks are put back an hour is written twice, and means either.
+            assert time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(read)) == written
+            assert abs(read - moment) in (0, 3600)
+        finally:
+            patch.undo()
+            time.tzset()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        RUNNING_22.replace("JobName=train", "JobName=a JobState=FAILED Reason=TimeLimit b"),
+        f"{RUNNING_22} Comment=JobState=FAILED EndTime=2020-01-01T00:00:00 Restarts=9",
+        RUNNING_22.replace("/a run/", "/a JobState=CANCELLED/"),
+    ],
+)
+def test_names_paths_and_comments_of_users_are_no_facts(text: str) -> None:
+    assert parse_job_facts(text, restarts=2) == parse_job_facts(RUNNING_22, restarts=2)
 
 
 def test_nothing_readable_is_unknown() -> None:
@@ -132,6 +180,30 @@ def test_usr2_well_before_the_limit_is_a_preemption(limit: float, delay: int, sh
 def test_term_to_a_job_that_goes_on_is_a_preemption(limit: float, delay: int, away: float) -> None:
     facts = JobFacts("RUNNING", end_time=START + limit)
     assert stop_cause(signal.SIGTERM, START + limit + away, facts, delay) is Cause.PREEMPTION
+
+
+@given(limits, delays, st.floats(-CLOCK_SLACK, 3600.0))
+def test_where_only_the_environment_tells_term_at_the_limit_is_a_timeout(
+    limit: float, delay: int, late: float
+) -> None:
+    facts = JobFacts(UNKNOWN, end_time=START + limit)
+    assert stop_cause(signal.SIGTERM, START + limit + late, facts, delay) is Cause.TIMEOUT
+    early = START + limit - CLOCK_SLACK - 1.0
+    assert stop_cause(signal.SIGTERM, early, facts, delay) is Cause.PREEMPTION
+
+
+@given(limits, delays, st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_the_time_that_has_passed_decides_nothing(
+    limit: float, delay: int, share: float, other: float
+) -> None:
+    # A job of two minutes and one of seven days, told at the same distance from their end, and
+    # with the same facts, were told for the same reason.
+    away = share * limit
+    causes = {
+        stop_cause(signal.SIGUSR2, end - away, JobFacts("RUNNING", end_time=end), delay)
+        for end in (START + limit, START + away + other * (7 * 86_400.0))
+    }
+    assert len(causes) == 1 or abs(away - delay - SIGNAL_SLACK) < 1e-3
 
 
 @given(signals, st.floats(0.0, 2e9), delays)

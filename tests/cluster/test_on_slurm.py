@@ -1,7 +1,7 @@
-"""Every fault that Slurm deals out, on a real Slurm: the member ends as if there had been none.
+"""Every fault that Slurm deals out, on a fake Slurm and on a real one: it changes no result.
 
-The members run and meet their faults at the same time, so the file takes as long as the slowest
-of them, not their sum.
+The members run and meet their faults at the same time, so each takes as long as the slowest of
+them, not their sum.
 """
 
 import os
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,18 +19,27 @@ from typing import Any
 import cloudpickle
 import pytest
 import torch
+from support.clusters import (
+    FREE_NODES,
+    LOST_NODE,
+    MARK,
+    PREEMPTED_NODE,
+    Cluster,
+    FakeCluster,
+    RealCluster,
+    kill_batch_shell,
+)
+from support.fake_slurm import FakeSlurm
 from support.small_work import SmallTrainer, equal, train
 from support.waiting import wait
 from torch.utils.data import DataLoader, TensorDataset
 
 from cluster import Attempt, Cause, RobustExecutor, RobustJob, shielded, slurm
-from cluster.slurmbox import SlurmBox
 from cluster.status import State, run_status
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
-STEPS, PAUSE = 120, 0.25
-FREE_NODES, PREEMPTED_NODE, LOST_NODE = ("n0", "n1"), "n2", "n3"
+STEPS = 120
 
 
 # Workers cannot import the tests.
@@ -68,21 +78,32 @@ class Scene:
     """One member, and the fault that befalls it while it runs.
 
     Args:
+        cluster: Where it runs.
         folder: Its run directory.
         nodes: Nodes that it may use.
         minutes: Its time limit.
+        setup: Lines of its batch script.
+        slowness: How much longer than others it takes.
         function: What it runs.
     """
 
     def __init__(
         self,
+        cluster: Cluster,
         folder: Path,
         nodes: tuple[str, ...] = FREE_NODES,
         minutes: int = 10,
+        setup: tuple[str, ...] = (),
+        slowness: float = 1.0,
         function: Callable[..., Any] = train,
     ):
-        self.folder, self.nodes, self.minutes = folder, nodes, minutes
-        self.job = self.executor().submit(function, 11, STEPS, pause=PAUSE)
+        self.cluster, self.folder = cluster, folder
+        self.nodes, self.minutes, self.setup = nodes, minutes, setup
+        self.mark = uuid.uuid4().hex
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(MARK, self.mark)
+            pause = cluster.pause * slowness
+            self.job = self.executor().submit(function, 11, STEPS, pause=pause)
 
     def executor(self) -> RobustExecutor:
         executor = RobustExecutor(self.folder, "slurm", checkpoint_seconds=2.0)
@@ -93,6 +114,7 @@ class Scene:
             slurm_partition="gpu",
             slurm_signal_delay_s=20,
             slurm_exclude=",".join({"n0", "n1", "n2", "n3"} - set(self.nodes)),
+            slurm_setup=list(self.setup),
         )
         return executor
 
@@ -105,7 +127,7 @@ class Scene:
     def run_a_while(self) -> None:
         progress = self.job.member.progress_file
         wait(lambda: progress.exists() and '"step": 0' not in progress.read_text(), "first steps")
-        time.sleep(random.uniform(0.0, 4.0))
+        time.sleep(random.uniform(0.0, self.cluster.most))
 
     def run_on(self) -> None:
         """Until the last attempt has taken a step."""
@@ -139,11 +161,7 @@ def nothing(scene: Scene) -> None:
 
 def preempt(scene: Scene) -> None:
     scene.run_a_while()
-    urgent = RobustExecutor(scene.folder / "urgent", "slurm")
-    urgent.update_parameters(slurm_partition="urgent", timeout_min=2, mem_gb=0.2)
-    extra = {"exclusive": True, "nodelist": PREEMPTED_NODE}
-    urgent.update_parameters(slurm_additional_parameters=extra)
-    urgent.submit(time.sleep, 1).wait()
+    scene.cluster.preempt(scene.job, scene.folder)
 
 
 def notify_and_requeue(scene: Scene) -> None:
@@ -154,36 +172,50 @@ def notify_and_requeue(scene: Scene) -> None:
     slurm.requeue(scene.job.job_id)
 
 
-def lose_node(box: SlurmBox) -> Callable[[Scene], None]:
-    def fault(scene: Scene) -> None:
-        scene.run_a_while()
-        box.kill_node(LOST_NODE)
-        # The member's process goes with its node.
-        os.kill(scene.pid(), signal.SIGKILL)
-        wait(lambda: slurm.queued_states([scene.job.job_id]) != {}, "Slurm to answer")
-        time.sleep(3.0)
-        box.restore_node(LOST_NODE)
+def lose_node(scene: Scene) -> None:
+    scene.run_a_while()
+    scene.cluster.lose_node(scene.job)
 
-    return fault
+
+def kill_shell(scene: Scene) -> None:
+    scene.run_a_while()
+    kill_batch_shell(scene.mark)
 
 
 Faulted = dict[str, tuple[Scene, Future[Any]]]
 
 
+@pytest.fixture(scope="module", params=["fake", pytest.param("real", marks=pytest.mark.slurm)])
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """A fake Slurm that executes, then a real one."""
+    if request.param == "real":
+        yield RealCluster(request.getfixturevalue("slurmbox"))
+        return
+    fake = FakeSlurm(tmp_path_factory.mktemp("fake") / "bin", executes=True, minute=30.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(fake.directory), prepend=":")
+        yield FakeCluster(fake)
+    fake.close()
+
+
 @pytest.fixture(scope="module")
-def faulted(slurmbox: SlurmBox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulted]:
+def faulted(place: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulted]:
     folder = tmp_path_factory.mktemp("runs with spaces")
+    refusing = tmp_path_factory.mktemp("node")
+    (refusing / "scontrol").write_text("#!/bin/sh\necho Access/permission denied >&2\nexit 1\n")
+    (refusing / "scontrol").chmod(0o755)
+    without = (f"export PATH={refusing}:$PATH",)
     plans: dict[str, tuple[Scene, Callable[[Scene], Any]]] = {
-        "lost": (Scene(folder / "lost", (LOST_NODE,)), lose_node(slurmbox)),
-        "preempted": (Scene(folder / "preempted", (PREEMPTED_NODE,)), preempt),
-        "timeout": (Scene(folder / "timeout", minutes=1), nothing),
-        "cancelled": (Scene(folder / "cancelled"), cancel_and_retry),
-        "killed": (Scene(folder / "killed"), send(signal.SIGKILL)),
-        "fed": (
-            Scene(folder / "fed", function=train_with_children),
-            notify_and_requeue,
-        ),
-        "told": (Scene(folder / "told"), send(signal.SIGTERM)),
+        "lost": (Scene(place, folder / "lost", (LOST_NODE,)), lose_node),
+        "preempted": (Scene(place, folder / "preempted", (PREEMPTED_NODE,)), preempt),
+        "timeout": (Scene(place, folder / "timeout", minutes=1, slowness=place.slowness), nothing),
+        "cancelled": (Scene(place, folder / "cancelled"), cancel_and_retry),
+        "killed": (Scene(place, folder / "killed"), send(signal.SIGKILL)),
+        "fed": (Scene(place, folder / "fed", function=train_with_children), notify_and_requeue),
+        "told": (Scene(place, folder / "told", setup=without), send(signal.SIGTERM)),
+        "shell": (Scene(place, folder / "shell"), kill_shell),
     }
     with ThreadPoolExecutor(len(plans)) as threads:
         yield {n: (scene, threads.submit(fault, scene)) for n, (scene, fault) in plans.items()}
@@ -204,7 +236,10 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     [
         ("cancelled", [Cause.CANCELLED]),
         ("killed", [Cause.KILLED]),
+        # Its node has no scontrol: what waits for the result requeues it.
         ("told", [Cause.PREEMPTION]),
+        # No exit trap ran, likewise.
+        ("shell", [Cause.KILLED]),
         ("preempted", [Cause.PREEMPTION]),
         ("lost", [Cause.NODE_FAILURE]),
     ],

@@ -1,11 +1,13 @@
 """What Slurm's commands are asked, and how their answers and refusals read."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from support.commands import RUNNING, Commands
 
 from cluster import slurm
+from cluster.cause import JobFacts
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def test_a_refusal_carries_what_slurm_said(commands: Commands) -> None:
 def test_a_missing_slurm_is_said_with_the_way_out() -> None:
     assert not slurm.available()
     assert slurm.job_facts("17") is None
-    assert slurm.previous_state("17") is None
+    assert slurm.run_state("17", 0) is None
     for ask in (slurm.submit, slurm.test_only):
         with pytest.raises(slurm.SlurmError, match=r"'sbatch' is not installed here.*slurmbox"):
             ask(Path("a.sh"))
@@ -190,17 +192,74 @@ def test_the_own_job_is_named_as_scontrol_takes_it(
 
 
 @pytest.mark.parametrize(
-    ("rows", "state"),
+    ("rows", "number", "state"),
     [
-        ("RUNNING", None),
-        ("", None),
-        ("NODE_FAIL\\nRUNNING", "NODE_FAIL"),
-        ("PREEMPTED\\nNODE_FAIL\\nPENDING", "NODE_FAIL"),
-        ("CANCELLED by 1000\\nRUNNING", "CANCELLED"),
+        ("", 0, None),
+        ("17_1|RUNNING", 0, None),
+        ("17_1|NODE_FAIL\\n17_1|RUNNING", 0, "NODE_FAIL"),
+        ("17_1|NODE_FAIL\\n17_1|RUNNING", 1, None),
+        # The row of the newest run has not come yet: an earlier run does not speak for it.
+        ("17_1|PREEMPTED", 1, None),
+        ("17_1|PREEMPTED\\n17_1|NODE_FAIL\\n17_1|PENDING", 1, "NODE_FAIL"),
+        ("17_1|CANCELLED by 1000\\n17_1|RUNNING", 0, "CANCELLED"),
+        # Steps speak of memory where the job does not, each of its own run.
+        ("17_1|FAILED\\n17_1.batch|FAILED\\n17_1.0|OUT_OF_MEMORY", 0, "OUT_OF_MEMORY"),
+        (
+            "17_1|REQUEUED\\n17_1.0|OUT_OF_MEMORY\\n17_2|FAILED\\n17_1|FAILED\\n17_1.0|FAILED",
+            1,
+            "FAILED",
+        ),
     ],
 )
-def test_accounting_tells_how_the_run_before_ended(
-    commands: Commands, rows: str, state: str | None
+def test_accounting_tells_how_a_run_ended(
+    commands: Commands, rows: str, number: int, state: str | None
 ) -> None:
     commands.add("sacct", f"printf '{rows}\\n'")
-    assert slurm.previous_state("17_1") == state
+    assert slurm.run_state("17_1", number) == state
+
+
+def test_accounting_is_asked_once_for_many_jobs(commands: Commands) -> None:
+    commands.add("sacct", "printf '17_0|FAILED\\n17_1|TIMEOUT\\n'")
+    runs = slurm.job_runs(["17_0", "17_1", "18_0"])
+    assert {job: [run.outcome for run in rows] for job, rows in runs.items()} == {
+        "17_0": ["FAILED"],
+        "17_1": ["TIMEOUT"],
+        "18_0": [],
+    }
+    assert len(commands.calls("sacct")) == 1
+
+
+def _squeue_row(*values: str) -> str:
+    return "".join(f"{value:<60}" for value in values)
+
+
+@pytest.mark.parametrize(
+    ("row", "facts"),
+    [
+        (
+            ("COMPLETING", "TimeLimit", "2026-11-22T13:00:00", "N/A", "0"),
+            JobFacts("COMPLETING", "TimeLimit", datetime(2026, 11, 22, 13).timestamp()),
+        ),
+        (("COMPLETING", "None", "N/A", "N/A", "1"), JobFacts("COMPLETING", requeued=True)),
+        (
+            ("RUNNING", "None", "Unknown", "2026-11-22T13:00:00", "0"),
+            JobFacts("RUNNING", preempted=True),
+        ),
+    ],
+)
+def test_where_scontrol_refuses_squeue_tells(
+    commands: Commands, row: tuple[str, ...], facts: JobFacts
+) -> None:
+    commands.add("scontrol", "echo 'Access/permission denied' >&2; exit 1")
+    commands.add("squeue", f"echo '{_squeue_row(*row)}'")
+    assert slurm.job_facts("17_1") == facts
+
+
+def test_an_end_of_the_limit_in_the_environment_is_the_last_resort(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands.add("scontrol", "exit 1")
+    commands.add("squeue", "exit 1")
+    assert slurm.own_facts("17_1") is None
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1795352400")
+    assert slurm.own_facts("17_1") == JobFacts("UNKNOWN", end_time=1795352400.0)

@@ -1,18 +1,14 @@
-"""A Slurm that remembers: commands on PATH that share a queue, and faults dealt out to them.
+"""The commands of the fake, as its files on PATH call them."""
 
-It keeps what it is sent and starts nothing. Its answers and refusals are worded, and its jobs
-counted, as by Slurm 22.05. The commands are this file, called by other names.
-"""
-
-import fcntl
-import json
 import os
+import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-_COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sacctmgr", "sacct")
+from . import executing
+from .state import State
 
 #: How sbatch fails, and whether the job is in the queue all the same.
 FAULTS = {
@@ -27,65 +23,10 @@ FAULTS = {
 }
 
 
-class FakeSlurm:
-    """The commands in a directory at the head of PATH, and their state.
-
-    Args:
-        directory: A directory that is not there yet.
-        array_size: MaxArraySize.
-    """
-
-    def __init__(self, directory: Path, array_size: int = 1001) -> None:
-        directory.mkdir()
-        self.directory = directory
-        for name in _COMMANDS:
-            path = directory / name
-            path.write_text(
-                f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{directory}" {name} "$@"\n'
-            )
-            path.chmod(0o755)
-        self.set(array_size=array_size, jobs=[], faults=[], books={}, calls=[], partition_qos="N/A")
-
-    def set(self, **values: Any) -> None:
-        """Change the state: ``books`` holds rows by sacctmgr's entity, ``submit_limit`` a bound."""
-        with _State(self.directory) as state:
-            state.update(values)
-
-    def get(self, name: str) -> Any:
-        with _State(self.directory) as state:
-            return state[name]
-
-    def jobs(self, *states: str) -> list[dict[str, Any]]:
-        """The arrays in these states, or all."""
-        return [job for job in self.get("jobs") if not states or job["state"] in states]
-
-    def calls(self, start: str) -> list[str]:
-        return [call for call in self.get("calls") if call.startswith(start)]
-
-
-class _State(dict[str, Any]):
-    """The state as a file, locked while the block lasts."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__()
-        self._file = (directory / "state.json").open("a+")
-
-    def __enter__(self) -> "_State":
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._file.seek(0)
-        self.update(json.loads(self._file.read() or "{}"))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        json.dump(self, self._file)
-        self._file.close()
-
-
 def _options(text: str) -> dict[str, str]:
-    lines = [line.split("--", 1)[1] for line in text.splitlines() if line.startswith("#SBATCH --")]
-    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+    lines = [line for line in text.splitlines() if line.startswith("#SBATCH --")]
+    words = (shlex.split(line)[1].removeprefix("--").partition("=") for line in lines)
+    return {name: value for name, _, value in words}
 
 
 def _elements(array: str) -> list[int]:
@@ -93,11 +34,11 @@ def _elements(array: str) -> list[int]:
     return [element for span in spans for element in range(int(span[0]), int(span[-1]) + 1)]
 
 
-def _waiting(state: _State) -> int:
+def _waiting(state: State) -> int:
     return sum(len(job["elements"]) for job in state["jobs"] if job["state"] == "PENDING")
 
 
-def _sbatch(state: _State, arguments: list[str]) -> int:
+def _sbatch(state: State, arguments: list[str]) -> int:
     fault = state["faults"].pop(0) if state["faults"] else None
     for earlier in state["jobs"]:
         # What arrives late does so just before the call that follows it.
@@ -123,6 +64,8 @@ def _sbatch(state: _State, arguments: list[str]) -> int:
     }
     if accepted or fault == "late":
         state["jobs"].append(job)
+    if accepted and state["executes"]:
+        executing.accept(state, job, given)
     if fault in ("killed", "interrupted"):
         state.__exit__()
         if fault == "interrupted":  # Ctrl-C while sbatch has not answered yet
@@ -136,7 +79,7 @@ def _sbatch(state: _State, arguments: list[str]) -> int:
     return 0
 
 
-def _squeue(state: _State, arguments: list[str]) -> int:
+def _squeue(state: State, arguments: list[str]) -> int:
     forms = [a.removeprefix("--format=") for a in arguments if a.startswith("--format=")]
     for job in state["jobs"]:
         shown = job["state"] == "PENDING" or "--states=all" in arguments
@@ -152,7 +95,7 @@ def _squeue(state: _State, arguments: list[str]) -> int:
     return 0
 
 
-def _scontrol(state: _State, arguments: list[str]) -> int:
+def _scontrol(state: State, arguments: list[str]) -> int:
     if arguments[:2] == ["show", "config"]:
         print(f"Configuration data\nClusterName   = fake\nMaxArraySize  = {state['array_size']}")
         print(f"SchedulerParameters     = {state.get('scheduler', '(null)')}")
@@ -162,14 +105,14 @@ def _scontrol(state: _State, arguments: list[str]) -> int:
     return 0
 
 
-def _scancel(state: _State, arguments: list[str]) -> int:
+def _scancel(state: State, arguments: list[str]) -> int:
     for job in state["jobs"]:
         if job["id"] in arguments and job["state"] == "PENDING":
             job["state"] = "CANCELLED"
     return 0
 
 
-def _sacctmgr(state: _State, arguments: list[str]) -> int:
+def _sacctmgr(state: State, arguments: list[str]) -> int:
     entity = arguments[arguments.index("show") + 1]
     *where, form = arguments[arguments.index("show") + 2 :]
     if entity not in state["books"]:
@@ -185,19 +128,29 @@ def _sacctmgr(state: _State, arguments: list[str]) -> int:
     return 0
 
 
-def _sacct(state: _State, arguments: list[str]) -> int:
+def _sacct(state: State, arguments: list[str]) -> int:
     for job in state["jobs"]:
         for element in job["elements"] if job["state"] != "LATE" else []:
             print(f"{job['id']}_{element}|{job['called']}")
     return 0
 
 
-def _main(directory: str, command: str, *arguments: str) -> int:
-    with _State(Path(directory)) as state:
+def _sinfo(state: State, arguments: list[str]) -> int:
+    print(1000)
+    return 0
+
+
+def main(directory: str, command: str, *arguments: str) -> int:
+    """Do what a command is asked, and return its exit status."""
+    with State(Path(directory)) as state:
         state["calls"].append(" ".join([command, *arguments]))
-        status: int = globals()[f"_{command}"](state, list(arguments))
+        there = executing if state["executes"] and _concerns_jobs(command, arguments) else None
+        name = command if there else f"_{command}"
+        status: int = getattr(there or sys.modules[__name__], name)(state, list(arguments))
     return status
 
 
-if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))
+def _concerns_jobs(command: str, arguments: Sequence[str]) -> bool:
+    if command == "scontrol":
+        return arguments[0] in ("requeue", "update") or arguments[:2] == ("show", "job")
+    return command in ("squeue", "scancel", "sacct")
