@@ -224,8 +224,8 @@ def _facts_of_squeue(job_id: str, restarts: int) -> JobFacts | None:
     return JobFacts(
         state=state,
         reason=reason,
-        end_time=_timestamp(end),
-        preempted=_timestamp(preempted) is not None,
+        end_time=timestamp(end),
+        preempted=timestamp(preempted) is not None,
         requeued=count.isdigit() and int(count) > restarts,
     )
 
