@@ -44,7 +44,7 @@ def test_once_starts_again_what_is_adrift(fake: FakeSlurm, adrift: Path) -> None
     _script(adrift)
     done = yaoki("watch", adrift, "--once", "--json")
     assert done.code == 0, done.err
-    text = "attempt 1 ended: killed; sent again, as a new job"
+    text = "attempt 2 ended: killed; sent again, as a new job"
     assert done.record["done"] == [{"member": "train/0001", "text": text, "job_id": "100_1"}]
     assert "lost" not in done.record["members"]
     fake.close()
@@ -62,7 +62,7 @@ def test_status_does_so_too_and_tells(fake: FakeSlurm, adrift: Path) -> None:
 def test_what_it_cannot_start_again_it_says(fake: FakeSlurm, adrift: Path) -> None:
     done = yaoki("watch", adrift, "--every", "1")
     assert done.code == 1
-    assert "train/0001: attempt 1 ended: killed; 'yaoki retry' starts it: its script" in done.out
+    assert "train/0001: attempt 2 ended: killed; 'yaoki retry' starts it: its script" in done.out
     assert fake.calls("sbatch") == []
 
 
