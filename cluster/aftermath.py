@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster import hostmemory, oomkill, slurm
 from cluster.cause import Cause, JobFacts
+from cluster.distributed import failures
 from cluster.ledger import here
 from cluster.member import Member
 from cluster.stage import RunError, Stage, wants_another_attempt
@@ -57,7 +58,8 @@ def settle(
     number = member.ledger.open_attempt()
     if number is not None:
         detail = {} if log is None else {"error": f"the worker ended unheard; see {log}"}
-        cause = _killed_cause(member, status, facts)
+        cause, told = failures.settled(member, number, _killed_cause(member, status, facts))
+        detail |= told
         if cause is Cause.HOST_OOM:
             detail |= prescribe(member, number)
         member.ledger.end(number, cause, status=status, **detail)
@@ -83,7 +85,9 @@ def settle_lost_attempt(member: Member) -> None:
         "PREEMPTED": Cause.PREEMPTION,
         "OUT_OF_MEMORY": Cause.HOST_OOM,
     }
-    member.ledger.end(number, causes.get(state or "", Cause.KILLED), slurm_state=state)
+    cause = causes.get(state or "", Cause.KILLED)
+    cause, told = failures.settled(member, number, cause)
+    member.ledger.end(number, cause, slurm_state=state, **told)
 
 
 def _requeue(member: Member, job: str) -> None:
