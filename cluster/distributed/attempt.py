@@ -42,12 +42,14 @@ class TeamAttempt(Attempt):
     heard: StopFlag = field(kw_only=True)
     _team: Team = field(init=False)
     _limit: int | None = field(default=None, init=False)
+    _oom_before: bool = field(default=False, init=False)
     _save_is_due: bool = field(default=False, init=False)
     _everyones: list[Any] = field(default_factory=list, init=False)
 
     def __enter__(self) -> Self:
         self._team = Team(self.meeting.place, self.meeting.join(self.number))
-        self._limit = self._team.told(Moment.START, super().microbatch_limit)
+        known = [super().microbatch_limit, super().device_oom_before]
+        self._limit, self._oom_before = self._team.told(Moment.START, known)
         return super().__enter__()
 
     def __exit__(
@@ -83,6 +85,11 @@ class TeamAttempt(Attempt):
     def microbatch_limit(self) -> int | None:
         """How many samples a rank may take at once, after attempts out of host memory."""
         return self._limit
+
+    @property
+    def device_oom_before(self) -> bool:
+        """Whether an attempt since the last submission ended out of memory on the device."""
+        return self._oom_before
 
     def any_rank(self, flag: bool) -> bool:
         """Whether a flag is set on any rank; all of them have to call it.

@@ -10,6 +10,7 @@ import torch
 from support.ranks import in_ranks
 from support.small_work import equal
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cluster import average_gradients
 from cluster.distributed.meeting import RankLost
@@ -106,6 +107,22 @@ def test_gradients_are_added_in_the_order_of_the_ranks(
     for found in in_ranks(tmp_path, ranks, _averaged(bucket)):
         assert found[-1] is None
         assert equal(found[:-1], average)
+
+
+def test_a_wrapped_module_averages_unless_told_not_to(tmp_path: Path) -> None:
+    def part(team: Team) -> Any:
+        torch.manual_seed(3)
+        module = DistributedDataParallel(nn.Linear(4, 2))
+        x = torch.full((5, 4), 1.0 + team.place.rank)
+        module(x).sum().backward()
+        wrapped = [p.grad for p in module.parameters()]
+        module.zero_grad()
+        with module.no_sync():
+            module(x).sum().backward()
+        average_gradients(module.parameters())
+        return equal(wrapped, [p.grad for p in module.parameters()])
+
+    assert in_ranks(tmp_path, 2, part) == [True, True]
 
 
 def test_alone_a_gradient_is_its_own_average() -> None:
