@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cluster.cause import Budgets, Cause
     from cluster.checkpoint import CheckpointStore
     from cluster.collecting import Collected, collect
+    from cluster.distributed.gradients import average_gradients
     from cluster.executor import RobustExecutor
     from cluster.fence import Superseded
     from cluster.hostmemory import HostMemory
@@ -36,6 +37,7 @@ _HOMES = {
     "OptimizerStep": "stepping",
     "RobustExecutor": "executor",
     "RobustJob": "job",
+    "average_gradients": "distributed.gradients",
     "fit_microbatch": "probing",
     "shielded": "shielding",
     "Superseded": "fence",
@@ -57,6 +59,7 @@ __all__ = [
     "RobustExecutor",
     "RobustJob",
     "Superseded",
+    "average_gradients",
     "collect",
     "fit_microbatch",
     "shielded",

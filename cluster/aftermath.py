@@ -15,6 +15,7 @@ from typing import Any
 
 from cluster import hostmemory, oomkill, slurm
 from cluster.cause import STATE_CAUSES, Cause, JobFacts
+from cluster.distributed import failures
 from cluster.ledger import here
 from cluster.member import Member
 from cluster.patience import Patience
@@ -99,7 +100,8 @@ def settle(
     number = member.ledger.open_attempt()
     if number is not None:
         detail = {} if log is None else {"error": f"the worker ended unheard; see {log}"}
-        cause = _killed_cause(member, status, facts)
+        cause, told = failures.settled(member, number, _killed_cause(member, status, facts))
+        detail |= told
         if cause is Cause.HOST_OOM:
             detail |= prescribe(member, number)
         member.ledger.end(number, cause, status=status, **detail)
@@ -129,10 +131,11 @@ def settle_lost_attempt(member: Member) -> None:
 
 def note_lost(member: Member, number: int, state: str | None) -> None:
     """Note the end of an attempt of which nothing was heard, from Slurm's word for its job."""
-    cause = STATE_CAUSES.get(state or "", Cause.KILLED)
+    cause, detail = failures.settled(member, number, STATE_CAUSES.get(state or "", Cause.KILLED))
     if not member.ledger.wanted():
         cause = Cause.CANCELLED
-    detail = prescribe(member, number) if cause is Cause.HOST_OOM else {}
+    if cause is Cause.HOST_OOM:
+        detail |= prescribe(member, number)
     member.ledger.end(number, cause, slurm_state=state, **detail)
 
 

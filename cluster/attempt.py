@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from cluster import random_state
 from cluster.cause import Cause
-from cluster.checkpoint import CheckpointError, CheckpointStore
+from cluster.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from cluster.deadline import DeadlineWatch, Overdue
 from cluster.fence import Fence, Superseded
 from cluster.footprint import peak_memory, processor_seconds
@@ -119,6 +119,25 @@ class Attempt:
             self._note_usage()
 
     @property
+    def rank(self) -> int:
+        """Which of the member's processes this is, from 0."""
+        return 0
+
+    @property
+    def ranks(self) -> int:
+        """How many processes the member has, see :mod:`cluster.distributed`."""
+        return 1
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this is the one process of the member that writes files."""
+        return self.rank == 0
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether a flag is set on any rank; all of them have to call it."""
+        return flag
+
+    @property
     def checkpoints(self) -> CheckpointStore:
         """The member's checkpoints."""
         rules = self.keep, self.keep_bytes, self._fence.check
@@ -148,12 +167,14 @@ class Attempt:
 
         Returns:
             Whether there was one.
+
+        Raises:
+            CheckpointError: None of them is whole, or the member had another number of ranks.
         """
-        checkpoint = self.checkpoints.load()
+        checkpoint = self._load()
         if checkpoint is None:
             return False
-        work.load_state_dict(checkpoint.state["work"])
-        random_state.restore(checkpoint.state["random"])
+        self._put_back(work, checkpoint.state)
         self.resumed_step = self.last_step = checkpoint.step
         self._resumed_from = checkpoint.path
         self._pace.is_at((checkpoint.step, work.steps_total))
@@ -171,7 +192,7 @@ class Attempt:
             CheckpointError: The disk refused a save.
         """
         self._note_steps(work)
-        watch = DeadlineWatch(self.stop, self.signal_delay, self._overdue)
+        watch = DeadlineWatch(self._own_stop, self.signal_delay, self._overdue)
         watch.start()
         self._pace.grace = Grace.of(self.signal_delay)
         try:
@@ -193,12 +214,13 @@ class Attempt:
         while True:
             done = self.last_step = work.steps_done
             self._report(done, work.steps_total)
+            self._confer(work)
             finished = done >= work.steps_total
             if finished or self.stop:
                 watch.begin(done, saving=True)
                 self.save(work)
             else:
-                self._pace.save_if_due(_place(work), lambda: _state(work))
+                self._save_if_due(work)
             if finished:
                 return
             # Not leave_if_asked: to look at the ledger at every step would cost what a step does
@@ -217,6 +239,7 @@ class Attempt:
             Interrupted: A signal asked the attempt to leave.
             Superseded: A newer attempt of the member has started.
         """
+        self._confer()
         self._fence.check()
         if self.stop:
             raise Interrupted
@@ -230,8 +253,36 @@ class Attempt:
         """
         self._fence.check()
         begun = time.monotonic()
-        self._pace.save(_place(work), lambda: _state(work))
+        self._pace.save(_place(work), lambda: self._state(work))
         self._saving += time.monotonic() - begun
+
+    def _save_if_due(self, work: Work) -> None:
+        self._pace.save_if_due(_place(work), lambda: self._state(work))
+
+    @property
+    def _own_stop(self) -> StopFlag:
+        """The flag that signals to this process set."""
+        return self.stop
+
+    def _confer(self, work: Work | None = None) -> None:
+        """Hear what other ranks have heard."""
+
+    def _load(self) -> Checkpoint | None:
+        return self.checkpoints.load()
+
+    def _state(self, work: Work) -> dict[str, Any]:
+        return {"work": dict(work.state_dict()), "random": random_state.capture()}
+
+    def _put_back(self, work: Work, state: Mapping[str, Any]) -> None:
+        saved = 1 + len(state.get("others", ()))
+        if saved != self.ranks:
+            raise CheckpointError(
+                f"{self.member.checkpoints}: expected a checkpoint of {self.ranks} ranks, found "
+                f"one of {saved}. Run the member with as many tasks as before, or move the "
+                "directory away to start it afresh."
+            )
+        work.load_state_dict(state["work"])
+        random_state.restore(state["random"])
 
     def _overdue(self, overdue: Overdue) -> None:
         self._say(str(overdue))
@@ -275,7 +326,3 @@ class Attempt:
 
 def _place(work: Work) -> tuple[int, int]:
     return work.steps_done, work.steps_total
-
-
-def _state(work: Work) -> dict[str, Any]:
-    return {"work": dict(work.state_dict()), "random": random_state.capture()}

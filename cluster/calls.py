@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import cloudpickle
 
 from cluster.fence import Fence
-from cluster.files import replacing, write_atomic
+from cluster.files import replacing, unfenced, write_atomic
 from cluster.member import Member
 from cluster.stage import RunError
 
@@ -173,12 +173,16 @@ class Outcome:
         Raises:
             Superseded: A newer attempt of the member has started.
         """
+        self.write(member.result_file, Fence(member.ledger, self.attempt).check)
+
+    def write(self, path: Path, fence: Callable[[], None] = unfenced) -> None:
+        """Write the outcome under a name, as :meth:`save` does."""
         try:
             content = cloudpickle.dumps(self)
             pickle.loads(content)
         except Exception as error:  # pickling runs the user's code, which may raise anything
             content = cloudpickle.dumps(self._as_text(error))
-        write_atomic(member.result_file, content, Fence(member.ledger, self.attempt).check)
+        write_atomic(path, content, fence)
 
     @staticmethod
     def load(member: Member) -> "Outcome | None":

@@ -3,7 +3,7 @@
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,34 +35,58 @@ def execute(stage: Stage, index: int, stop: signals.StopFlag, redirect: bool) ->
         0 if nothing is left to do here, 75 if the member should be started again, 1 if it failed.
     """
     member = stage.member(index)
+    number, status = admit(stage, member, here(), redirect)
+    if number is None:
+        return status
+    return run(stage, Attempt(member, number, stop, **rules_of_attempts(stage)), stop)
+
+
+def admit(
+    stage: Stage, member: Member, where: Mapping[str, Any], redirect: bool
+) -> tuple[int | None, int]:
+    """Note that an attempt starts, unless the member is done or may not run any more.
+
+    Returns:
+        The number of the attempt, or None and the exit status.
+    """
     if member.ledger.superseded(slurm.own_job_id()):
-        return 0
+        return None, 0
     settle_lost_attempt(member)
     if member.ledger.finished() or not member.ledger.wanted():
-        return 0
-    number = member.ledger.start(here())
+        return None, 0
+    number = member.ledger.start(where)
     if redirect:
-        _redirect_output(member.logs / f"{number:04d}.log")
+        redirect_output(member.logs / f"{number:04d}.log")
     exhausted = over_budget(member, stage.budgets)
-    if exhausted:
-        causes = ", ".join(exhausted)
-        print(f"{member.name}: the retry budget for {causes} is used up", file=sys.stderr)
-        member.ledger.end(number, exhausted[0], error=f"retry budget used up: {causes}")
-        return 1
+    if not exhausted:
+        return number, 0
+    causes = ", ".join(exhausted)
+    print(f"{member.name}: the retry budget for {causes} is used up", file=sys.stderr)
+    member.ledger.end(number, exhausted[0], error=f"retry budget used up: {causes}")
+    return None, 1
+
+
+def rules_of_attempts(stage: Stage) -> dict[str, Any]:
+    """What a stage's rules say of each attempt."""
+    names = ("checkpoint_seconds", "keep", "keep_bytes", "signal_delay")
+    return {name: getattr(stage, name) for name in names}
+
+
+def run(stage: Stage, attempt: Attempt, stop: signals.StopFlag) -> int:
+    """Run an attempt that has started, and note its end.
+
+    Returns:
+        As :func:`execute`.
+    """
     try:
-        return _attempt(stage, index, number, stop)
+        return _attempt(stage, attempt, stop)
     except Superseded as newer:
-        print(f"{member.name}: {newer}", file=sys.stderr, flush=True)
+        print(f"{attempt.member.name}: {newer}", file=sys.stderr, flush=True)
         return 0
 
 
-def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> int:
-    member = stage.member(index)
-    attempt = Attempt(
-        *(member, number, stop, stage.checkpoint_seconds, stage.keep),
-        keep_bytes=stage.keep_bytes,
-        signal_delay=stage.signal_delay,
-    )
+def _attempt(stage: Stage, attempt: Attempt, stop: signals.StopFlag) -> int:
+    member, number = attempt.member, attempt.number
     try:
         with attempt:
             value = invoke(Call.load(member), member, attempt)
@@ -74,9 +98,7 @@ def _attempt(stage: Stage, index: int, number: int, stop: signals.StopFlag) -> i
         outcome = Outcome.of_error(number, error)
         print(outcome.traceback, file=sys.stderr, flush=True)
         outcome.save(member)
-        # The stop reached the children too: an error after it (a data loader that died) is a
-        # consequence, and the member is well from its last checkpoint.
-        cause = _cause_of_stop(stage, member, stop) if stop else _cause_of_error(error)
+        cause = cause_of_error(stage, member, stop, error)
         detail = {"error": text_of(error)[:2000]}
         if cause is Cause.HOST_OOM:
             detail |= prescribe(member, number)
@@ -115,14 +137,20 @@ def _cause_of_stop(stage: Stage, member: Member, stop: signals.StopFlag) -> Caus
     return stop_cause(stop.signum, stop.received_at, facts, stage.signal_delay)
 
 
-def _cause_of_error(error: Exception) -> Cause:
+def cause_of_error(stage: Stage, member: Member, stop: signals.StopFlag, error: Exception) -> Cause:
+    """Decide why an attempt ends that has raised."""
+    # The stop reached the children too: an error after it (a data loader that died) is a
+    # consequence, and the member is well from its last checkpoint.
+    if stop:
+        return _cause_of_stop(stage, member, stop)
     # Where not even one sample fits, trying again is no use.
     if is_out_of_memory(error) and not isinstance(error, DeviceOutOfMemoryError):
         return Cause.DEVICE_OOM
     return Cause.HOST_OOM if oomkill.killed_children() else Cause.ERROR
 
 
-def _redirect_output(log: Path) -> None:
+def redirect_output(log: Path) -> None:
+    """Send what this process and its children print from now on to a log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):

@@ -1,10 +1,11 @@
 """RobustExecutor: submitit's verbs, and members that get up again after every fault."""
 
 import contextlib
+import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from cluster.local import LocalPool
 from cluster.patience import PATIENCE
 from cluster.sending import Sender
 from cluster.stage import RunError, Stage
-from cluster.submission import Script, ScriptWriter
+from cluster.submission import Script, ScriptWriter, task_counts
 
 Backend = Literal["auto", "slurm", "local", "inline"]
 
@@ -93,12 +94,22 @@ class RobustExecutor:
             ValueError: submitit knows no such parameter.
         """
         self._scripts.update_parameters(**parameters)
-        changes = {
+        changes: dict[str, Any] = {
             field: parameters[name]
             for name, field in (("cpus_per_task", "cpus"), ("slurm_signal_delay_s", "signal_delay"))
             if name in parameters
         }
+        changes |= self._task_counts(parameters)
         self.stage = replace(self.stage, **changes)
+
+    def _task_counts(self, parameters: Mapping[str, Any]) -> dict[str, int]:
+        counts = task_counts(parameters)
+        if self.backend == "inline" and math.prod(counts.values()) > 1:
+            raise ValueError(
+                f"{counts}: a member that runs inline is one process; use backend='local' or "
+                "'slurm' for several"
+            )
+        return counts
 
     def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> RobustJob:
         """Submit one member, at once or at the end of the batch block it stands in."""

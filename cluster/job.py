@@ -110,7 +110,9 @@ class RobustJob:
 
     def stdout(self) -> str:
         """What all attempts printed, oldest first."""
-        return "".join(path.read_text() for path in sorted(self.member.logs.glob("[0-9]*.log")))
+        return "".join(
+            path.read_text() for path in sorted(self.member.logs.glob("[0-9][0-9][0-9][0-9].log"))
+        )
 
 
 def results(jobs: Iterable[RobustJob]) -> Iterator[tuple[RobustJob, Any | BaseException]]:

@@ -54,7 +54,7 @@ class LocalPool:
 
     def __init__(self, stage: Stage, workers: int | None = None) -> None:
         self.stage = stage
-        self.workers = pool_size(stage.cpus, workers)
+        self.workers = pool_size(stage.cpus * stage.tasks, workers)
         self._waiting: deque[Member] = deque()
         self._running: dict[subprocess.Popen[bytes], tuple[Member, int]] = {}
         self._leaving = False
@@ -121,10 +121,11 @@ class LocalPool:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
         environment |= member_environment(self.stage.cpus) | {LAUNCHER: str(os.getpid())}
         member.logs.mkdir(parents=True, exist_ok=True)
+        module = "worker" if self.stage.tasks == 1 else "distributed.tasks"
         # What is printed before the attempt opens its own log, a failing import for one.
         with (member.logs / "launch.log").open("ab") as log:
             return subprocess.Popen(
-                module_command("worker", str(self.stage.run), self.stage.name, str(member.index)),
+                module_command(module, str(self.stage.run), self.stage.name, str(member.index)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -33,7 +33,7 @@ def examined(facts: JobFacts, job: str, status: int, patience: float = PATIENCE)
     if not facts.running:
         # Someone ends the job: there is no time to wait, and an earlier run must not be blamed.
         return replace(facts, out_of_memory=facts.out_of_memory and not _of_earlier_run(facts))
-    known = cgroup_verdict(_job_cgroup())
+    known = cgroup_verdict(_job_cgroup(), int(os.environ.get("SLURM_JOB_NUM_NODES", 1)))
     if known is None and facts.step_code and not _of_earlier_run(facts):
         facts = _heard(facts, job, patience)
         known = facts.out_of_memory
@@ -60,14 +60,18 @@ def killed_children() -> bool:
     return counts.get("oom_kill", 0) > 0
 
 
-def cgroup_verdict(job: Path | None) -> bool | None:
+def cgroup_verdict(job: Path | None, nodes: int = 1) -> bool | None:
     """What the memory cgroup of a job says of kills for memory in it; None where it cannot tell.
 
     Args:
         job: The directory of the job's cgroup, which each run of a job gets anew.
+        nodes: Nodes of the job; of those but this one the cgroup says nothing.
     """
-    if job is None:
-        return None
+    killed = None if job is None else _killed_on_this_node(job)
+    return killed if killed or nodes == 1 else None
+
+
+def _killed_on_this_node(job: Path) -> bool | None:
     events = _numbers(job / "memory.events")  # version 2: with the cgroups below
     if "oom_kill" in events:
         return events["oom_kill"] > 0

@@ -73,11 +73,9 @@ class Pace:
         Raises:
             CheckpointError: The disk refused it or the one before.
         """
-        if self._saver.done:
-            self.settle()
-        begun = time.monotonic()
-        if not self._is_due(begun - self._saved_at):
+        if not self.is_due():
             return
+        begun = time.monotonic()
         if self.longest is None or self.longest > self.cost.total:
             self._start(place, state)
             self._stall = time.monotonic() - begun
@@ -86,6 +84,16 @@ class Pace:
             self._stall = time.monotonic() - begun
             self._measured(writing=0.0)
         self.stalled += self._stall
+
+    def is_due(self) -> bool:
+        """Whether it is time to save.
+
+        Raises:
+            CheckpointError: The save before has failed.
+        """
+        if self._saver.done:
+            self.settle()
+        return self._is_due(time.monotonic() - self._saved_at)
 
     def settle(self) -> None:
         """Wait for the save that is being written.

@@ -30,7 +30,9 @@ class Stage:
         name: The stage's name, one path component.
         order: Its place among the stages of the run, from 0.
         members: How many members it has.
-        cpus: Cores of one member.
+        cpus: Cores of one task.
+        nodes: Nodes of one member.
+        tasks_per_node: Tasks of one member on each of its nodes; each is a rank.
         budgets: How often each cause may start a member again.
         checkpoint_seconds: The longest time between saves, or None: see :mod:`cluster.interval`.
         keep: Checkpoints to keep.
@@ -48,6 +50,8 @@ class Stage:
     order: int = 0
     members: int = 0
     cpus: int = 1
+    nodes: int = 1
+    tasks_per_node: int = 1
     budgets: Budgets = field(default_factory=Budgets)
     checkpoint_seconds: float | None = None
     keep: int = 2
@@ -67,6 +71,11 @@ class Stage:
     def directory(self) -> Path:
         """Where its members lie."""
         return self.run / "members" / self.name
+
+    @property
+    def tasks(self) -> int:
+        """How many processes each member has."""
+        return self.nodes * self.tasks_per_node
 
     def member(self, index: int) -> Member:
         """One of its members.

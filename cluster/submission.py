@@ -66,7 +66,8 @@ class ScriptWriter:
         Raises:
             ValueError: submitit knows no such parameter, or a member could not live with it.
         """
-        _require_one_process(parameters)
+        task_counts(parameters)
+        _require_srun(parameters)
         # As AutoExecutor does: names of its own are translated, those of Slurm's taken as they are.
         own = {n: v for n, v in parameters.items() if not n.startswith("slurm_")}
         slurms = {n.removeprefix("slurm_"): v for n, v in parameters.items() if n not in own}
@@ -148,7 +149,7 @@ class ScriptWriter:
             "srun_args": [
                 *(own.get("srun_args") or []),
                 f"--output={logs}",
-                "--kill-on-bad-exit=0",
+                *_tasks(stage),
             ],
         }
         with _changed(parameters, changed):
@@ -208,15 +209,48 @@ class _Renderer(submitit.SlurmExecutor):
         return 2
 
 
-def _require_one_process(parameters: Mapping[str, Any]) -> None:
+def task_counts(parameters: Mapping[str, Any]) -> dict[str, int]:
+    """The nodes of a member and the tasks on each, as far as submitit's parameters name them.
+
+    Raises:
+        ValueError: One of them is no whole number above zero.
+    """
+    counts = {}
+    for field, slurms in (("nodes", "nodes"), ("tasks_per_node", "ntasks_per_node")):
+        for name in (field, f"slurm_{slurms}"):
+            if parameters.get(name) is None:
+                continue
+            counts[field] = parameters[name]
+            if not isinstance(counts[field], int) or counts[field] < 1:
+                raise ValueError(
+                    f"{name}: expected a whole number >= 1, found {parameters[name]!r}"
+                )
+    return counts
+
+
+def _require_srun(parameters: Mapping[str, Any]) -> None:
     if parameters.get("slurm_use_srun", True) is False:
         raise ValueError("use_srun: expected True, found False: USR2 reaches a member through srun")
-    counts = ("nodes", "slurm_nodes", "tasks_per_node", "slurm_ntasks_per_node")
-    for name in counts:
-        if (parameters.get(name) or 1) != 1:
-            raise ValueError(
-                f"{name}: a member is one process, expected 1, found {parameters[name]}"
-            )
+    extra = parameters.get("slurm_additional_parameters") or {}
+    hidden = {"nodes", "ntasks", "ntasks-per-node", "ntasks_per_node"} & extra.keys()
+    if hidden:
+        raise ValueError(
+            f"additional_parameters: expected no {', '.join(sorted(hidden))}; say nodes and "
+            "tasks_per_node, for each task becomes a rank of the member"
+        )
+
+
+def _tasks(stage: Stage) -> list[str]:
+    """Options of srun for the tasks of a member."""
+    if stage.tasks == 1:
+        return ["--kill-on-bad-exit=0"]
+    counts = (
+        f"--nodes={stage.nodes}",
+        f"--ntasks={stage.tasks}",
+        f"--ntasks-per-node={stage.tasks_per_node}",
+    )
+    # A rank that dies ends the others, which would wait for it; one that is through ends none.
+    return [*counts, "--kill-on-bad-exit=1", "--wait=0"]
 
 
 @contextlib.contextmanager

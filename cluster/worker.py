@@ -6,8 +6,12 @@
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster import shielding, signals
+
+if TYPE_CHECKING:
+    from cluster.stage import Stage
 
 #: Variable with the process id of the local pool that a worker belongs to.
 LAUNCHER = "YAOKI_LAUNCHER"
@@ -22,7 +26,6 @@ def main(arguments: list[str]) -> int:
         signals.follow_parent(int(launcher))
     # Only now what takes time to import, torch above all: a signal that arrives meanwhile is
     # remembered, where without the handlers it would kill.
-    from cluster.execution import execute
     from cluster.stage import Stage
 
     run, name, index = arguments
@@ -30,10 +33,27 @@ def main(arguments: list[str]) -> int:
     # Last, so that a folder named like one of our packages, beside the user's script, hides none.
     sys.path.extend(place for place in stage.search_path if place not in sys.path)
     element = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))
-    status = execute(stage, int(index) + element, stop, redirect=True)
+    member = int(index) + element
+    status = _run_rank(stage, member, stop) if stage.tasks > 1 else _run(stage, member, stop)
     if stop:
         shielding.dismiss_children()
     return status
+
+
+def _run(stage: "Stage", member: int, stop: signals.StopFlag) -> int:
+    from cluster.execution import execute
+
+    return execute(stage, member, stop, redirect=True)
+
+
+def _run_rank(stage: "Stage", member: int, stop: signals.StopFlag) -> int:
+    from cluster.distributed.leaving import Leaving
+
+    leaving = Leaving.prepare()
+    from cluster.distributed.execution import execute_rank
+
+    leaving.status = execute_rank(stage, member, stop)
+    return leaving.status
 
 
 def module_command(module: str, *arguments: str) -> list[str]:

@@ -46,7 +46,7 @@ def _log_files(member: Member, attempt: int | None) -> list[Path]:
     """The log of one attempt, or of the last; without any, what the launcher caught."""
     logs = sorted(member.logs.glob("[0-9]*.log"))
     if attempt is not None:
-        return [log for log in logs if int(log.stem) == attempt]
+        return [log for log in logs if int(log.stem.split("-")[0]) == attempt]
     launch = member.logs / "launch.log"
     return logs[-1:] or [log for log in [launch] if log.exists() and log.stat().st_size]
 
@@ -56,7 +56,10 @@ def _print_log(member: Member, log: Path, start: int) -> int:
     with log.open("rb") as file:
         file.seek(start)
         text = file.read()
-    attempt = f"attempt {int(log.stem)}" if log.stem.isdigit() else "before its first attempt"
+    number, _, rank = log.stem.partition("-rank")  # of a member of several processes
+    attempt = f"attempt {int(number)}" if number.isdigit() else "before its first attempt"
+    if rank:
+        attempt += f", rank {rank}"
     print(f"==> {member.name}, {attempt} <==")
     sys.stdout.write(text.decode(errors="replace"))
     sys.stdout.flush()

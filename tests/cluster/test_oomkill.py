@@ -46,6 +46,8 @@ def test_the_cgroup_tells_of_kills(
         (tmp_path / names.get(name, name)).write_text(text + "\n")
     assert cgroup_verdict(tmp_path) is verdict
     assert cgroup_verdict(None) is None
+    # A rank may have been killed on another node.
+    assert cgroup_verdict(tmp_path, nodes=2) is (verdict or None)
 
 
 _STEPS = "printf '17_1|RUNNING\\n17_1.batch|RUNNING\\n17_1.0|%s\\n' "

@@ -183,9 +183,9 @@ def test_a_parameter_that_is_none_of_submitits_is_refused(tmp_path: Path) -> Non
     ("parameters", "said"),
     [
         ({"slurm_use_srun": False}, "use_srun"),  # without srun no one sends USR2 to the member
-        ({"tasks_per_node": 2}, "one process"),
-        ({"slurm_ntasks_per_node": 2}, "one process"),
-        ({"nodes": 2}, "one process"),
+        ({"tasks_per_node": 0}, "tasks_per_node: expected a whole number >= 1"),
+        ({"slurm_nodes": "2-4"}, "slurm_nodes: expected a whole number >= 1"),  # none to count on
+        ({"slurm_additional_parameters": {"ntasks": 4}}, "tasks_per_node"),
     ],
 )
 def test_what_would_break_a_member_is_refused(
@@ -193,6 +193,33 @@ def test_what_would_break_a_member_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         _writer(tmp_path, **parameters)
+
+
+@pytest.mark.parametrize("prefix", ["", "slurm_n"])
+def test_ranks_are_started_and_ended_together(tmp_path: Path, prefix: str) -> None:
+    executor = RobustExecutor(tmp_path, "local")
+    executor.update_parameters(**{"nodes": 2, f"{prefix}tasks_per_node": 3})
+    executor.update_parameters(timeout_min=5)
+    assert executor.stage.tasks == 6
+    executor.lay_out([Call(divmod, (7, 2))])
+    (script,) = executor.scripts([0])
+    flags = _flags(script.text)
+    assert (flags["nodes"], flags["ntasks-per-node"]) == ("2", "3")
+    srun = next(line for line in script.text.splitlines() if line.startswith("srun "))
+    options = ["--nodes=2", "--ntasks=6", "--ntasks-per-node=3", "--kill-on-bad-exit=1", "--wait=0"]
+    assert set(options) <= set(shlex.split(srun))
+
+
+def test_a_single_rank_is_asked_for_as_ever(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "train", members=1)
+    asked = _writer(tmp_path, nodes=1, tasks_per_node=None).scripts(stage, [0], 1001)
+    assert "--ntasks" not in asked[0].text
+    assert "--kill-on-bad-exit=0" in asked[0].text
+
+
+def test_an_inline_member_has_one_rank(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="inline is one process"):
+        RobustExecutor(tmp_path, "inline").update_parameters(nodes=2)
 
 
 def test_a_percent_sign_in_the_path_is_no_pattern_of_slurms(tmp_path: Path) -> None:

@@ -253,6 +253,19 @@ def test_members_that_are_none_are_named(tmp_path: Path, member: str) -> None:
     assert "expected a stage" in done.err or "has members 0 to 1, found 9" in done.err
 
 
+def test_each_rank_has_a_log_of_its_own(tmp_path: Path) -> None:
+    logs = laid_out(tmp_path) / "members/train/0000/logs"
+    logs.mkdir(parents=True)
+    for name in ("0001.log", "0001-rank1.log", "0002.log"):
+        (logs / name).write_text(f"in {name}\n")
+    last = yaoki("logs", "--member", "train/0", "--runs", tmp_path)
+    assert "train/0000, attempt 2 <==\nin 0002.log" in last.out
+    assert "0001" not in last.out
+    first = yaoki("logs", "--member", "train/0", "--attempt", "1", "--runs", tmp_path)
+    assert "train/0000, attempt 1 <==\nin 0001.log" in first.out
+    assert "train/0000, attempt 1, rank 1 <==\nin 0001-rank1.log" in first.out
+
+
 def test_an_ambiguous_run_is_not_guessed(tmp_path: Path) -> None:
     names = sorted(laid_out(tmp_path, f"seed={seed}").name for seed in (1, 2))
     done = yaoki("status", "diffusion", "--runs", tmp_path)

@@ -95,17 +95,19 @@ def train_with_faults(
         if step == when and kind.startswith("SIG"):
             os.kill(os.getpid(), signal.Signals[kind])
         if step == when and kind == "oom":
-            _refuse_memory_once(trainer)
+            refuse_memory_once(trainer.model[2])
         trainer.step()
     return trainer.result()
 
 
-def _refuse_memory_once(trainer: SmallTrainer) -> None:
+def refuse_memory_once(layer: nn.Module) -> None:
+    """Let a layer run out of memory the next time it is used."""
+
     def refuse(module: nn.Module, inputs: Any) -> None:
         handle.remove()
         raise torch.OutOfMemoryError("CUDA out of memory (injected)")
 
-    handle = trainer.model[2].register_forward_pre_hook(refuse)
+    handle = layer.register_forward_pre_hook(refuse)
 
 
 def equal(a: Any, b: Any) -> bool:
