@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import hostmemory, oomkill, slurm
+from cluster import hostmemory, oomkill, sacct, slurm
 from cluster.cause import STATE_CAUSES, Cause, JobFacts
 from cluster.distributed import failures
 from cluster.ledger import here
@@ -120,7 +120,7 @@ def settle_lost_attempt(member: Member) -> None:
     where = member.ledger.attempts()[-1].where.get("slurm", {})
     job = slurm.job_name(where)
     restarts = int(where.get("restart_count", 0))
-    state = slurm.run_state(job, restarts) if job else None
+    state = sacct.run_state(job, restarts) if job else None
     now = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     if state is None and job == slurm.own_job_id() and now > restarts:
         # Our own requeues are noted after the end. Slurm requeues by itself when it loses a node;
@@ -214,7 +214,7 @@ def prescribe(member: Member, number: int) -> dict[str, str]:
     if after is not None:
         why = "its retry budget is used up"
     job = slurm.own_job_id()
-    peak = slurm.peak_memory(job) if job else None
+    peak = sacct.peak_memory(job) if job else None
     return {"error": hostmemory.verdict(sizes, stage.host_memory, why, peak)}
 
 

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cluster import slurm
+from cluster import sacct, slurm
 from cluster.cause import JobFacts
 
 #: How long the exit trap waits until Slurm has heard how the step ended, seconds.
@@ -100,7 +100,7 @@ def _accounted(job: str, patience: float) -> bool | None:
     """What accounting says of the step of the newest run; its rows come seconds late."""
     until = time.monotonic() + patience
     while True:
-        state = slurm.step_state(job)
+        state = sacct.step_state(job)
         if state is None:
             return None
         if state != "RUNNING":

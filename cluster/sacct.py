@@ -1,4 +1,4 @@
-"""What Slurm's accounting says of jobs: when each run was, what it was given, what it used."""
+"""What Slurm's accounting says of jobs: how each run ended, when it was, what it was given and used."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,3 +131,74 @@ def _seconds(text: str) -> float | None:
         return None
     days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
     return days * 86400 + hours * 3600 + minutes * 60 + seconds or None
+
+
+@dataclass(frozen=True)
+class RunStates:
+    """What accounting has of one run of a job; each requeue begins another.
+
+    Attributes:
+        states: The job's own state, then those of its steps.
+    """
+
+    states: tuple[str, ...]
+
+    @property
+    def outcome(self) -> str | None:
+        """How it ended, or None where accounting has not heard of an end.
+
+        One whose step was killed for its memory reads OUT_OF_MEMORY, whatever its own row says.
+        """
+        if self.states[0] in ("RUNNING", "PENDING", "COMPLETING"):
+            return None
+        return "OUT_OF_MEMORY" if "OUT_OF_MEMORY" in self.states else self.states[0]
+
+
+def run_states(job_ids: Sequence[str]) -> dict[str, list[RunStates]]:
+    """What accounting has of the runs of some jobs, oldest first, in one query.
+
+    Rows come seconds late, so that the newest may be missing; where accounting cannot be asked
+    there are none.
+    """
+    runs: dict[str, list[RunStates]] = {job: [] for job in job_ids}
+    rows = _accounting(",".join(job_ids), "JobID,State", "--duplicates") if job_ids else []
+    for name, said in rows:
+        job, dot, _ = name.partition(".")
+        state = said.partition(" ")[0]  # without the "by 1000" of CANCELLED
+        if job not in runs or not state:
+            continue
+        if not dot:
+            runs[job].append(RunStates((state,)))
+        elif runs[job]:
+            runs[job][-1] = RunStates((*runs[job][-1].states, state))
+    return runs
+
+
+def run_state(job_id: str, number: int) -> str | None:
+    """How run ``number`` of a job ended, from 0; None where accounting does not know (yet)."""
+    runs = run_states([job_id])[job_id]
+    return runs[number].outcome if number < len(runs) else None
+
+
+def step_state(job_id: str) -> str | None:
+    """The state of the step in the newest run of a job; None where accounting cannot say."""
+    rows = _accounting(job_id, "JobID,State")
+    steps = [state for job, state in rows if job.endswith(".0")]
+    if steps:
+        return steps[-1].split()[0]
+    return "RUNNING" if rows else None  # a step that accounting has not heard of yet
+
+
+def peak_memory(job_id: str) -> int | None:
+    """The most memory that Slurm saw the newest run of a job use, in MiB, if it knows."""
+    text = " ".join(row[1] for row in _accounting(job_id, "JobID,MaxRSS"))
+    return max((int(kib) // 1024 for kib in re.findall(r"(\d+)K", text)), default=None)
+
+
+def _accounting(job_id: str, fields: str, *options: str) -> list[list[str]]:
+    command = ["sacct", "--noheader", "--parsable2", *options, f"--format={fields}"]
+    try:
+        text = slurm.run([*command, f"--jobs={job_id}"], timeout=20)
+    except slurm.SlurmError:
+        return []
+    return [line.split("|") for line in text.splitlines() if line.count("|") == fields.count(",")]

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -317,74 +316,3 @@ def timestamp(text: str) -> float | None:
     except ValueError:
         return None
     return moment.timestamp()
-
-
-@dataclass(frozen=True)
-class Run:
-    """What accounting has of one run of a job; each requeue begins another.
-
-    Attributes:
-        states: The job's own state, then those of its steps.
-    """
-
-    states: tuple[str, ...]
-
-    @property
-    def outcome(self) -> str | None:
-        """How it ended, or None where accounting has not heard of an end.
-
-        One whose step was killed for its memory reads OUT_OF_MEMORY, whatever its own row says.
-        """
-        if self.states[0] in ("RUNNING", "PENDING", "COMPLETING"):
-            return None
-        return "OUT_OF_MEMORY" if "OUT_OF_MEMORY" in self.states else self.states[0]
-
-
-def job_runs(job_ids: Sequence[str]) -> dict[str, list[Run]]:
-    """What accounting has of the runs of some jobs, oldest first, in one query.
-
-    Rows come seconds late, so that the newest may be missing; where accounting cannot be asked
-    there are none.
-    """
-    runs: dict[str, list[Run]] = {job: [] for job in job_ids}
-    rows = _accounting(",".join(job_ids), "JobID,State", "--duplicates") if job_ids else []
-    for name, said in rows:
-        job, dot, _ = name.partition(".")
-        state = said.partition(" ")[0]  # without the "by 1000" of CANCELLED
-        if job not in runs or not state:
-            continue
-        if not dot:
-            runs[job].append(Run((state,)))
-        elif runs[job]:
-            runs[job][-1] = Run((*runs[job][-1].states, state))
-    return runs
-
-
-def run_state(job_id: str, number: int) -> str | None:
-    """How run ``number`` of a job ended, from 0; None where accounting does not know (yet)."""
-    runs = job_runs([job_id])[job_id]
-    return runs[number].outcome if number < len(runs) else None
-
-
-def step_state(job_id: str) -> str | None:
-    """The state of the step in the newest run of a job; None where accounting cannot say."""
-    rows = _accounting(job_id, "JobID,State")
-    steps = [state for job, state in rows if job.endswith(".0")]
-    if steps:
-        return steps[-1].split()[0]
-    return "RUNNING" if rows else None  # a step that accounting has not heard of yet
-
-
-def peak_memory(job_id: str) -> int | None:
-    """The most memory that Slurm saw the newest run of a job use, in MiB, if it knows."""
-    text = " ".join(row[1] for row in _accounting(job_id, "JobID,MaxRSS"))
-    return max((int(kib) // 1024 for kib in re.findall(r"(\d+)K", text)), default=None)
-
-
-def _accounting(job_id: str, fields: str, *options: str) -> list[list[str]]:
-    command = ["sacct", "--noheader", "--parsable2", *options, f"--format={fields}"]
-    try:
-        text = run([*command, f"--jobs={job_id}"], timeout=20)
-    except SlurmError:
-        return []
-    return [line.split("|") for line in text.splitlines() if line.count("|") == fields.count(",")]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster import slurm
+from cluster import sacct, slurm
 from cluster.aftermath import note_lost, put_back
 from cluster.cause import STATE_CAUSES, Cause
 from cluster.files import locked
@@ -143,7 +143,7 @@ class Watch:
     def _see_to(self, members: list[Adrift]) -> list[Notice]:
         notices: list[Notice] = []
         homeless: list[Adrift] = []
-        runs = slurm.job_runs([found.job for found in members if _is_unclear(found)])
+        runs = sacct.run_states([found.job for found in members if _is_unclear(found)])
         for found in members:
             _settle(found, runs.get(found.job, []))
             name = found.member.name
@@ -218,7 +218,7 @@ def _is_unclear(found: Adrift) -> bool:
     return found.state is None or (lost and found.state not in STATE_CAUSES)
 
 
-def _settle(found: Adrift, runs: list[slurm.Run]) -> None:
+def _settle(found: Adrift, runs: list[sacct.RunStates]) -> None:
     """Note the end of an attempt of which nothing was heard, and what Slurm says of the job."""
     ledger = found.member.ledger
     number = ledger.open_attempt()

@@ -8,7 +8,7 @@ import pytest
 from support.fake_slurm import FakeSlurm
 from support.waiting import wait
 
-from cluster import slurm
+from cluster import sacct, slurm
 
 #: Tells what it sees, and goes on until it is asked to stop.
 _STUBBORN = "trap 'echo term' TERM; echo run $SLURM_RESTART_COUNT; while :; do sleep 0.05; done"
@@ -89,7 +89,7 @@ def test_what_slurm_does_to_scripts(fake: FakeSlurm, tmp_path: Path) -> None:
     pair.is_in("COMPLETED", "PENDING")
     after.is_in("COMPLETED")
     job = f"{lost.id}_0"
-    wait(lambda: slurm.run_state(job, 0) == "NODE_FAIL", "accounting to hear of it")
+    wait(lambda: sacct.run_state(job, 0) == "NODE_FAIL", "accounting to hear of it")
     _requeued(fake, failed)
 
 

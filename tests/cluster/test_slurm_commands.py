@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.commands import RUNNING, Commands
 
-from cluster import slurm
+from cluster import sacct, slurm
 from cluster.cause import JobFacts
 
 
@@ -30,7 +30,7 @@ def test_a_refusal_carries_what_slurm_said(commands: Commands) -> None:
 def test_a_missing_slurm_is_said_with_the_way_out() -> None:
     assert not slurm.available()
     assert slurm.job_facts("17") is None
-    assert slurm.run_state("17", 0) is None
+    assert sacct.run_state("17", 0) is None
     for ask in (slurm.submit, slurm.test_only):
         with pytest.raises(slurm.SlurmError, match=r"'sbatch' is not installed here.*slurmbox"):
             ask(Path("a.sh"))
@@ -215,12 +215,12 @@ def test_accounting_tells_how_a_run_ended(
     commands: Commands, rows: str, number: int, state: str | None
 ) -> None:
     commands.add("sacct", f"printf '{rows}\\n'")
-    assert slurm.run_state("17_1", number) == state
+    assert sacct.run_state("17_1", number) == state
 
 
 def test_accounting_is_asked_once_for_many_jobs(commands: Commands) -> None:
     commands.add("sacct", "printf '17_0|FAILED\\n17_1|TIMEOUT\\n'")
-    runs = slurm.job_runs(["17_0", "17_1", "18_0"])
+    runs = sacct.run_states(["17_0", "17_1", "18_0"])
     assert {job: [run.outcome for run in rows] for job, rows in runs.items()} == {
         "17_0": ["FAILED"],
         "17_1": ["TIMEOUT"],
