@@ -1,4 +1,4 @@
-"""What Slurm's accounting says of jobs: how each run ended, when it was, what it was given and used."""
+"""What Slurm's accounting says of jobs: how each run ended, when it was, what it was given."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
