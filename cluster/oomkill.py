@@ -1,7 +1,7 @@
 """Whether the kernel killed a member for its memory, or someone sent it SIGKILL.
 
 Both leave a process that could say nothing. What Slurm's commands and the cgroup of the job say
-differs from case to case; docs/executor.md has the table.
+differs from case to case; docs/memory.md has the table.
 """
 
 import os
