@@ -12,6 +12,12 @@ from cluster.grace import Grace
 from cluster.interval import STALL_BUDGET, Faults, SaveCost
 from cluster.snapshot import snapshot
 
+#: How long a disk may refuse saves while the steps go on, seconds.
+REFUSAL_PATIENCE = 600.0
+
+#: The longest time until a save that was refused is tried again, seconds.
+_RETRY_SECONDS = 30.0
+
 #: What tells one state from another: steps done and steps to do.
 Place = tuple[int, int]
 
@@ -23,12 +29,15 @@ class Pace:
     (:mod:`cluster.interval`). They are written in the background, except where the longest
     interval allowed is shorter than a save takes: the next save would wait for this one anyway.
 
+    A disk that refuses a save, being full or away for a while, costs no step: the save is tried
+    again, for :data:`REFUSAL_PATIENCE`, and only then it is an error.
+
     Args:
         store: Where checkpoints go.
         longest: The longest time between saves, seconds. It is kept whatever it costs. None
             leaves it to what saves cost.
         faults: Faults seen so far.
-        say: Called once, with a text, when saves turn out too slow for a stop.
+        say: Called with a text when saves turn out too slow for a stop, or are refused.
     """
 
     def __init__(
@@ -47,6 +56,7 @@ class Pace:
         self._faults = faults
         self._say = say
         self._warned = False
+        self._refused_since: float | None = None
         self._saved: Place | None = None
         self._begun = self._saved_at = time.monotonic()
         self._stall = 0.0
@@ -60,18 +70,18 @@ class Pace:
         """Write a state, unless it is on disk already; it is durable on return.
 
         Raises:
-            CheckpointError: The disk refused it, or the one before that was being written.
+            CheckpointError: The disk refused it.
         """
-        self.settle()
+        self._settle_or_forgive()
         if place != self._saved:
             self.store.save(place[0], state())
-        self._saved, self._saved_at = place, time.monotonic()
+        self._is_saved(place)
 
     def save_if_due(self, place: Place, state: Callable[[], Mapping[str, Any]]) -> None:
         """Save a state, or begin to, if it is time.
 
         Raises:
-            CheckpointError: The disk refused it or the one before.
+            CheckpointError: The state cannot be saved, or the disk has refused it for too long.
         """
         if not self.is_due():
             return
@@ -79,8 +89,7 @@ class Pace:
         if self.longest is None or self.longest > self.cost.total:
             self._start(place, state)
             self._stall = time.monotonic() - begun
-        else:
-            self.save(place, state)
+        elif self._save_or_forgive(place, state):
             self._stall = time.monotonic() - begun
             self._measured(writing=0.0)
         self.stalled += self._stall
@@ -89,10 +98,10 @@ class Pace:
         """Whether it is time to save.
 
         Raises:
-            CheckpointError: The save before has failed.
+            CheckpointError: As of :meth:`save_if_due`, of the save before.
         """
         if self._saver.done:
-            self.settle()
+            self._settle_or_forgive()
         return self._is_due(time.monotonic() - self._saved_at)
 
     def settle(self) -> None:
@@ -108,6 +117,7 @@ class Pace:
             raise
         if writing is not None:
             self._measured(writing)
+            self._refused_since = None
 
     def join(self) -> None:
         """Wait for the save that is being written; how it went is for :meth:`settle` to tell."""
@@ -128,13 +138,46 @@ class Pace:
         # The user's upper bound holds even if the last save is still being written; for a save
         # that is merely worth its cost nobody waits.
         bound = math.inf if self.longest is None else self.longest
+        if self._refused_since is not None:
+            bound = min(bound, _RETRY_SECONDS)
         return passed >= bound or (passed >= self._interval and not self._saver.busy)
 
     def _start(self, place: Place, state: Callable[[], Mapping[str, Any]]) -> None:
-        self.settle()
+        self._settle_or_forgive()
         if place != self._saved:
             self._saver.start(place[0], state())
         self._saved, self._saved_at = place, time.monotonic()
+
+    def _save_or_forgive(self, place: Place, state: Callable[[], Mapping[str, Any]]) -> bool:
+        try:
+            self.save(place, state)
+        except CheckpointError as refusal:
+            self._forgive(refusal)
+            return False
+        return True
+
+    def _settle_or_forgive(self) -> None:
+        try:
+            self.settle()
+        except CheckpointError as refusal:
+            self._forgive(refusal)
+
+    def _forgive(self, refusal: CheckpointError) -> None:
+        """Let a save be tried again later, unless that has been done for long enough."""
+        now = time.monotonic()
+        if not isinstance(refusal.__cause__, OSError):
+            raise refusal  # of the state, which no patience mends
+        if self._refused_since is None:
+            self._refused_since = now
+            minutes = REFUSAL_PATIENCE / 60
+            self._say(f"{refusal} Meanwhile the steps go on, for {minutes:.0f} minutes at most.")
+        elif now - self._refused_since > REFUSAL_PATIENCE:
+            raise refusal
+        self._saved, self._saved_at = None, now
+
+    def _is_saved(self, place: Place) -> None:
+        self._saved, self._saved_at = place, time.monotonic()
+        self._refused_since = None
 
     def _measured(self, writing: float) -> None:
         self.cost.measured(self._stall, writing)

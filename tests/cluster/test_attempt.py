@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.disks import fill, small_disk
 from support.small_work import SmallTrainer, equal
 
-from cluster import Attempt, Interrupted, Member
+from cluster import Attempt, Interrupted, Member, saving
 from cluster.checkpoint import CheckpointError
 from cluster.deadline import KILL_WAIT
 from cluster.signals import StopFlag
@@ -236,10 +236,29 @@ def test_progress_that_cannot_be_written_stops_nothing(member: Member) -> None:
     assert _take(attempt, Counting(3)) == [0, 1, 2]
 
 
-def test_a_full_disk_ends_the_loop_with_the_reason_and_the_last_save(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_for_a_while_costs_no_step(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with small_disk(tmp_path / "disk", 256) as disk:
         member = Member(disk, "train", 0)
         attempt, work = _attempt(member, seconds=0.0), Counting(9)
-        with pytest.raises(CheckpointError, match=r"could not save step 3.*No space left"):
-            _take(attempt, work, {2: lambda: fill(disk)})
+        events = {2: lambda: fill(disk), 6: (disk / "ballast").unlink}
+        assert _take(attempt, work, events) == list(range(9))
+        assert _saved(member) == [8, 9]
+    (said,) = (line for line in capfd.readouterr().err.splitlines() if "could not save" in line)
+    assert "No space left" in said
+    assert "the steps go on, for 10 minutes at most" in said
+
+
+def test_a_disk_that_stays_full_ends_the_loop_with_the_reason_and_the_last_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk", 256) as disk:
+        member = Member(disk, "train", 0)
+        with pytest.raises(CheckpointError, match=r"could not save step 9.*No space left"):
+            _take(_attempt(member, seconds=0.0), Counting(9), {2: lambda: fill(disk)})
+        assert _saved(member) == [1, 2]
+        monkeypatch.setattr(saving, "REFUSAL_PATIENCE", 0.0)
+        with pytest.raises(CheckpointError, match=r"could not save step 1.*No space left"):
+            _take(_attempt(member, seconds=0.0), Counting(9))
         assert _saved(member) == [1, 2]
