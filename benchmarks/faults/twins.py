@@ -1,0 +1,42 @@
+"""The unfaulted twins, and whether a member ended as its twin did."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.faults.contender import run_twin
+from benchmarks.faults.work import Terms, equal
+
+
+def run_twins(contender: str, terms: Terms, at_once: int = 2) -> list[Path]:
+    """Run the twin of every member, outside Slurm and without pauses; return their finals."""
+    scenes = [terms.scene(f"{contender}-twins", member) for member in range(terms.members)]
+    waiting = [
+        _arguments(contender, scene.directory, member, terms.steps)
+        for member, scene in enumerate(scenes)
+    ]
+    while waiting:
+        now, waiting = waiting[:at_once], waiting[at_once:]
+        _wait([run_twin(contender, arguments) for arguments in now])
+    return [scene.final_file for scene in scenes]
+
+
+def same(final: Path, twin: Path) -> bool:
+    """Whether two final states are equal bit for bit."""
+    one, other = (torch.load(path, weights_only=True) for path in (final, twin))
+    return equal(one, other)
+
+
+def _arguments(contender: str, directory: Path, member: int, steps: int) -> list[str]:
+    if contender == "lightning":
+        numbers = ["--member", str(member), "--steps", str(steps)]
+        return [str(directory), "--scene", str(directory), *numbers]
+    return [str(directory), str(member), str(steps)]
+
+
+def _wait(processes: "Sequence[subprocess.Popen[bytes]]") -> None:
+    for process in processes:
+        if process.wait() != 0:
+            raise RuntimeError(f"a twin ended with {process.returncode}: {process.args!r}")
