@@ -21,8 +21,9 @@ from cluster import slurm
 ENDED = frozenset(("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL")) | {
     *("OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
 }
-#: How long a job must read so before it counts, seconds: Slurm requeues some a moment later.
-ENDED_SECONDS = 15.0
+#: How long a job must read so before it counts, seconds: Slurm requeues some a moment later, and
+#: a tool may start it again when it is asked for the result.
+ENDED_SECONDS = 30.0
 #: Nobody starts a member again more often than this.
 MOST_BY_HAND = 5
 
@@ -98,6 +99,7 @@ class Drive:
     faults: Sequence[Fault]
     deadline: float
     by_hand: int = 0
+    asked: float = 0.0
     trace: Trace = field(init=False)
 
     def __post_init__(self) -> None:
@@ -174,6 +176,9 @@ class Drive:
             self.trace.read()
             if time.time() > self.deadline:
                 return False
+            if time.time() > self.asked + 1.0:
+                self.contender.done(self.member)
+                self.asked = time.time()
             gone = self.queue.state(self.member) in ENDED
             ended_since = (ended_since or time.time()) if gone else None
             if ended_since is not None and time.time() > ended_since + ENDED_SECONDS:

@@ -23,6 +23,9 @@ class Contender(Protocol):
     def job(self, member: int) -> str:
         """Slurm's id of a member, e.g. ``17_3``."""
 
+    def done(self, member: int) -> bool:
+        """What a program asks that waits for the result; a tool may use the chance to help."""
+
     def start_again(self, member: int) -> bool:
         """Do what the tool's user would about a member that Slurm no longer has.
 
@@ -38,9 +41,11 @@ def module_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def run_twin(contender: str, arguments: list[str]) -> "subprocess.Popen[bytes]":
+def run_twin(contender: str, arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
     """Start the unfaulted twin of a member: the same code, outside Slurm and without pauses."""
     inherited = module_environment()
     environment = {k: v for k, v in inherited.items() if not k.startswith("SLURM_")}
     module = f"benchmarks.faults.with_{contender}"
-    return subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment)
+    command = [sys.executable, "-m", module, *arguments]
+    with log.open("wb") as file:
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=file)

@@ -7,19 +7,17 @@ from pathlib import Path
 import torch
 
 from benchmarks.faults.contender import run_twin
+from benchmarks.faults.scene import Scene
 from benchmarks.faults.work import Terms, equal
 
 
 def run_twins(contender: str, terms: Terms, at_once: int = 2) -> list[Path]:
     """Run the twin of every member, outside Slurm and without pauses; return their finals."""
     scenes = [terms.scene(f"{contender}-twins", member) for member in range(terms.members)]
-    waiting = [
-        _arguments(contender, scene.directory, member, terms.steps)
-        for member, scene in enumerate(scenes)
-    ]
+    waiting = list(enumerate(scenes))
     while waiting:
         now, waiting = waiting[:at_once], waiting[at_once:]
-        _wait([run_twin(contender, arguments) for arguments in now])
+        _wait([_start(contender, terms.steps, *one) for one in now])
     return [scene.final_file for scene in scenes]
 
 
@@ -29,11 +27,12 @@ def same(final: Path, twin: Path) -> bool:
     return equal(one, other)
 
 
-def _arguments(contender: str, directory: Path, member: int, steps: int) -> list[str]:
+def _start(contender: str, steps: int, member: int, scene: Scene) -> "subprocess.Popen[bytes]":
+    place = str(scene.directory)
+    arguments = [place, str(member), str(steps)]
     if contender == "lightning":
-        numbers = ["--member", str(member), "--steps", str(steps)]
-        return [str(directory), "--scene", str(directory), *numbers]
-    return [str(directory), str(member), str(steps)]
+        arguments = [place, "--scene", place, "--member", str(member), "--steps", str(steps)]
+    return run_twin(contender, arguments, scene.directory / "log")
 
 
 def _wait(processes: "Sequence[subprocess.Popen[bytes]]") -> None:

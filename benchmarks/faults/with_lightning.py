@@ -159,6 +159,9 @@ class Lightning:
     def job(self, member: int) -> str:
         return f"{self.array}_{member}"
 
+    def done(self, member: int) -> bool:
+        return False  # there is no program that waits
+
     def start_again(self, member: int) -> bool:
         return False
 

@@ -83,6 +83,9 @@ class Submitit:
     def job(self, member: int) -> str:
         return self.jobs[member].job_id
 
+    def done(self, member: int) -> bool:
+        return self.jobs[member].done()
+
     def start_again(self, member: int) -> bool:
         return False
 

@@ -1,6 +1,7 @@
 """The campaign's work under yaoki."""
 
 import sys
+import threading
 from pathlib import Path
 
 from benchmarks.faults.scene import Scene
@@ -46,6 +47,7 @@ class Yaoki:
         )
         self.jobs: list[RobustJob] = []
         self.sent_again = 0
+        self._asking = threading.Lock()
 
     def disk(self, member: int) -> Path:
         stage = self.executor.stage
@@ -57,6 +59,10 @@ class Yaoki:
 
     def job(self, member: int) -> str:
         return self.jobs[member].job_id
+
+    def done(self, member: int) -> bool:
+        with self._asking:
+            return self.jobs[member].done()
 
     def start_again(self, member: int) -> bool:
         """What ``yaoki retry`` does."""
