@@ -77,14 +77,15 @@ class Dealer:
         """
         self._ways[kind](target)
 
-    def make_good(self, kind: Kind, target: Target, job: str, minutes: int) -> None:
-        """Take away what would go on hurting: the full disk, and the shortened limit, which
-        stays with a job that is requeued."""
+    def relieve(self, kind: Kind, target: Target) -> None:
+        """Take away what would go on hurting."""
         if kind is Kind.DISK_FULL:
             disk.clear(target.disk)
-        if kind is Kind.TIMEOUT:
-            with suppress(slurm.SlurmError):  # it has ended
-                _ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+
+    def restore_limit(self, job: str, minutes: int) -> None:
+        """Give a job its time limit back; a requeue does not."""
+        with suppress(slurm.SlurmError):  # it has ended
+            _ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
 
     def _preempt(self, target: Target) -> None:
         options = ["--partition=urgent", "--exclusive", "--mem=100", "--time=2"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.faults.campaign import Blow, Outcome
+from benchmarks.faults.outcome import Blow, Outcome
 from benchmarks.faults.schedule import Kind
 from benchmarks.faults.work import Terms
 
@@ -118,21 +118,30 @@ def _row(label: str, values: Iterable[str]) -> str:
 
 
 def _survived(result: Result, kind: Kind) -> str:
+    """How many went on after it; and how many for whom it was the only fault ended differently."""
     blows = [blow for blow in result.dealt if blow.fault.kind is kind]
-    return f"{sum(blow.survived for blow in blows)} of {len(blows)}" if blows else "–"
+    if not blows:
+        return "–"
+    went_on = f"{sum(blow.survived for blow in blows)} of {len(blows)}"
+    spoiled = sum(
+        outcome.finished and not same and len(outcome.blows) == 1
+        for outcome, same in zip(result.outcomes, result.same, strict=True)
+        if any(blow.fault.kind is kind for blow in outcome.blows)
+    )
+    return went_on + (f", {spoiled} not bit-identical" if spoiled else "")
 
 
 def _costs(blows: Sequence[Blow]) -> str:
     back = [blow for blow in blows if blow.survived]
-    queued = [blow.queued for blow in back if blow.interrupted]
+    queued = [blow.cost.queued for blow in back if blow.interrupted]
     survived, by_hand = len(back), sum(blow.by_hand for blow in blows)
-    gaps = [blow.gap for blow in back]
+    gaps = [blow.cost.gap for blow in back]
     cells = (survived, _spread(_lost(blows)), _spread(gaps), _spread(queued), by_hand)
     return " | ".join(map(str, cells))
 
 
 def _lost(blows: Iterable[Blow]) -> list[int]:
-    return [blow.lost for blow in blows if blow.survived]
+    return [blow.cost.lost for blow in blows if blow.survived]
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.faults.scene import Scene, Trace
+from benchmarks.faults.outcome import Cost, cost
+from benchmarks.faults.scene import Life, Scene, Trace
 from benchmarks.faults.schedule import Fault, Kind, draw, of_member
 
 
@@ -57,3 +58,12 @@ def test_a_trace_tells_of_each_process_and_waits_for_whole_lines(tmp_path: Path)
         file.write('"step": 4}\n')
     assert trace.read().top == 4
     assert trace.lives[-1].runs
+
+
+def test_what_a_fault_costs_is_read_from_the_trace() -> None:
+    hit = Life(1, born=0.0, resumed=0, steps=[(10.0, 1), (11.0, 2), (12.0, 3)])
+    ignored = cost([hit], hit, dealt=11.5)
+    assert ignored == Cost(lost=0, gap=1.0, queued=0.0)
+    stillborn = Life(2, born=20.0, resumed=2)
+    after = Life(3, born=30.0, resumed=1, steps=[(32.0, 2), (33.0, 3), (34.0, 4)])
+    assert cost([hit, stillborn, after], hit, dealt=12.5) == Cost(lost=2, gap=22.0, queued=8.0)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.campaign import Outcome, run_campaign
+from benchmarks.faults.campaign import run_campaign
 from benchmarks.faults.contender import module_environment
 from benchmarks.faults.dealing import Dealer
+from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.schedule import Kind, draw
 from benchmarks.faults.twins import run_twins, same
 from benchmarks.faults.with_yaoki import Yaoki
