@@ -47,15 +47,15 @@ def draw(
         seed: The same seed gives the same faults.
         count: How many.
         members: To how many members.
-        steps: How many steps a member takes. Faults come in the first 60 % of them, because a
-            time limit takes its time.
+        steps: How many steps a member takes. Faults come in the first 40 % of them: a member
+            that waits for its time limit goes on with its steps.
         kinds: What to draw from.
     """
     source = random.Random(seed)
     first = source.sample(kinds, len(kinds))
     drawn = [first[n % len(first)] for n in range(count)]
     source.shuffle(drawn)
-    last = steps * 6 // 10
+    last = steps * 4 // 10
     return [
         Fault(n % members, kind, source.randrange(steps // 50, last))
         for n, kind in enumerate(drawn)

@@ -11,7 +11,7 @@ from benchmarks.faults.scene import Scene
 from benchmarks.faults.work import Terms, equal
 
 
-def run_twins(contender: str, terms: Terms, at_once: int = 2) -> list[Path]:
+def run_twins(contender: str, terms: Terms, at_once: int = 4) -> list[Path]:
     """Run the twin of every member, outside Slurm and without pauses; return their finals."""
     scenes = [terms.scene(f"{contender}-twins", member) for member in range(terms.members)]
     waiting = list(enumerate(scenes))

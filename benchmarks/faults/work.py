@@ -35,9 +35,9 @@ class Terms:
 
     root: Path
     members: int = 8
-    steps: int = 800
-    pace: float = 0.15
-    save_every: int = 20
+    steps: int = 500
+    pace: float = 0.3
+    save_every: int = 10
     memory: int = 1200
     minutes: int = 20
     signal_delay: int = 20
