@@ -23,6 +23,8 @@ LIMIT_AHEAD = 45
 #: How long a member may go on after a fault until that counts as being proof against it, seconds.
 PATIENCE_FOR: Mapping[Kind, float] = {Kind.TIMEOUT: 110.0, Kind.PREEMPTION: 60.0}
 PATIENCE_ELSE = 12.0
+#: After so many more steps that is certain sooner: these act within the step, or not at all.
+STEPS_FOR: Mapping[Kind, int] = {Kind.CONTROLLER: 1, Kind.DEVICE_OOM: 3, Kind.TERM: 5}
 
 
 @dataclass(frozen=True)

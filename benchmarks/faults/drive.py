@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from benchmarks.faults.contender import Contender
-from benchmarks.faults.dealing import PATIENCE_ELSE, PATIENCE_FOR, Dealer, Target
+from benchmarks.faults.dealing import PATIENCE_ELSE, PATIENCE_FOR, STEPS_FOR, Dealer, Target
 from benchmarks.faults.outcome import Blow, Outcome, cost
 from benchmarks.faults.scene import Life, Trace
 from benchmarks.faults.schedule import Fault, Kind
@@ -133,7 +133,10 @@ class Drive:
     def _watch(self, blow: Blow, life: Life, before: float) -> None:
         """Wait until the process has ended, or has long gone on as if nothing had been."""
         patience = PATIENCE_FOR.get(blow.fault.kind, PATIENCE_ELSE)
+        enough = self.trace.read().top + STEPS_FOR.get(blow.fault.kind, self.terms.steps)
         while life.runs and not self.finished and time.time() < before + patience:
+            if self.trace.read().top >= enough:
+                break
             time.sleep(0.1)
         blow.interrupted = not life.runs and not self.finished
 

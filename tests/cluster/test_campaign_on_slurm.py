@@ -23,7 +23,7 @@ from cluster.slurmbox import SlurmBox
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
-MEMBERS, FAULTS, STEPS = 4, 8, 150
+MEMBERS, FAULTS, STEPS = 4, 8, 250
 #: Slurm looks at time limits every 30 s; test_on_slurm.py waits for that, once.
 KINDS = [kind for kind in Kind if kind is not Kind.TIMEOUT]
 SEEDS = {"fixed": 1, "fresh": random.SystemRandom().randrange(10**6)}
@@ -56,7 +56,7 @@ def campaigns(
         running = {}
         for name, seed in SEEDS.items():
             root = tmp_path_factory.mktemp(name)
-            terms = Terms(root, MEMBERS, STEPS, pace=0.1, save_every=10, memory=900, cpus=2)
+            terms = Terms(root, MEMBERS, STEPS, pace=0.15, save_every=10, memory=900, cpus=2)
             faults = draw(seed, FAULTS, MEMBERS, STEPS, KINDS)
             outcomes = threads.submit(run_campaign, Yaoki(terms), terms, dealer, faults, 400.0)
             running[name] = Campaign(terms, outcomes)
