@@ -41,7 +41,9 @@ class Fault:
 def draw(
     seed: int, count: int, members: int, steps: int, kinds: Sequence[Kind] = tuple(Kind)
 ) -> list[Fault]:
-    """Draw faults: every kind as often as any other, every member hit as often, up to one.
+    """Draw faults: every kind as often, and every member hit as often, as any other, up to one.
+
+    A member meets no kind a second time before it has met all.
 
     Args:
         seed: The same seed gives the same faults.
@@ -52,13 +54,13 @@ def draw(
         kinds: What to draw from.
     """
     source = random.Random(seed)
-    first = source.sample(kinds, len(kinds))
-    drawn = [first[n % len(first)] for n in range(count)]
-    source.shuffle(drawn)
-    last = steps * 4 // 10
+    order = source.sample(kinds, len(kinds))
+    # Consecutive ones go to the same member.
+    befallen = [n * members // count for n in range(count)]
+    first, last = steps // 50, steps * 4 // 10
     return [
-        Fault(n % members, kind, source.randrange(steps // 50, last))
-        for n, kind in enumerate(drawn)
+        Fault(member, order[n % len(order)], source.randrange(first, last))
+        for n, member in enumerate(befallen)
     ]
 
 

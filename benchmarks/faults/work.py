@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.faults.scene import Scene
 from cluster import Accumulator, random_state
 
-BATCH, FEATURES = 32, 8
+BATCH, FEATURES = 8, 8
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Terms:
 
     root: Path
     members: int = 8
-    steps: int = 500
-    pace: float = 0.3
-    save_every: int = 10
+    steps: int = 400
+    pace: float = 0.25
+    save_every: int = 12
     memory: int = 1200
     minutes: int = 20
     signal_delay: int = 20

@@ -29,6 +29,9 @@ def test_a_schedule_is_fair_and_follows_from_its_seed(
     ):
         assert max(tally.values()) - min(tally.values()) <= 1
     assert all(0 <= fault.step < steps for fault in faults)
+    for member in range(members):
+        tally = Counter(fault.kind for fault in of_member(faults, member))
+        assert max(tally.values(), default=0) - min(tally[kind] for kind in Kind) <= 1
 
 
 @given(seed=st.integers(0, 10**6), members=st.integers(1, 12))

@@ -23,7 +23,7 @@ from cluster.slurmbox import SlurmBox
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
-MEMBERS, FAULTS, STEPS = 4, 8, 250
+MEMBERS, FAULTS, STEPS = 4, 8, 200
 #: Slurm looks at time limits every 30 s; test_on_slurm.py waits for that, once.
 KINDS = [kind for kind in Kind if kind is not Kind.TIMEOUT]
 SEEDS = {"fixed": 1, "fresh": random.SystemRandom().randrange(10**6)}
