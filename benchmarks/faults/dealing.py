@@ -43,7 +43,9 @@ class Target:
 
     @property
     def job(self) -> str:
-        return self.process.environ()["SLURM_JOB_ID"]
+        """As scontrol takes it: by its plain number an element may stand for the whole array."""
+        environment = self.process.environ()
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
 
     @property
     def node(self) -> str:
@@ -76,6 +78,7 @@ class Dealer:
 
         Raises:
             psutil.NoSuchProcess: The member has gone before.
+            SlurmError: Slurm refused, most likely because the job has ended before.
         """
         self._ways[kind](target)
 
@@ -120,7 +123,7 @@ class Dealer:
 
 
 def _kill_shell(target: Target) -> None:
-    job = target.job
+    job = target.process.environ()["SLURM_JOB_ID"]
     for process in psutil.process_iter(["cmdline"]):
         if any(part.endswith("/slurm_script") for part in process.info["cmdline"] or []):
             with suppress(psutil.Error):

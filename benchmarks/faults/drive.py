@@ -105,7 +105,7 @@ class Drive:
             target = Target(psutil.Process(life.pid), self.scene, self.contender.disk(self.member))
             job, before = target.job, time.time()
             self.dealer.deal(fault.kind, target)
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, slurm.SlurmError):
             return self._meet(fault)  # gone by itself at this very moment
         blow.dealt, by_hand = True, self.by_hand
         self._watch(blow, life, before)
@@ -161,7 +161,10 @@ class Drive:
         return True
 
     def _start_again(self) -> bool:
-        if self.by_hand == MOST_BY_HAND or not self.contender.start_again(self.member):
-            return False
+        try:
+            if self.by_hand == MOST_BY_HAND or not self.contender.start_again(self.member):
+                return False
+        except slurm.SlurmError:
+            return True  # away for a moment: later, then
         self.by_hand += 1
         return True
