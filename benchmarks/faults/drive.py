@@ -105,8 +105,11 @@ class Drive:
             target = Target(psutil.Process(life.pid), self.scene, self.contender.disk(self.member))
             job, before = target.job, time.time()
             self.dealer.deal(fault.kind, target)
-        except (psutil.NoSuchProcess, slurm.SlurmError):
+        except psutil.NoSuchProcess:
             return self._meet(fault)  # gone by itself at this very moment
+        except slurm.SlurmError as error:
+            print(f"member {self.member}: {fault.kind} could not be dealt: {error}", flush=True)
+            return blow
         blow.dealt, by_hand = True, self.by_hand
         self._watch(blow, life, before)
         self.dealer.relieve(fault.kind, target)
