@@ -103,14 +103,14 @@ class Dealer:
 
     def _restart_controller(self, _: Target) -> None:
         with self._lock:
-            self.box.restart_controller()
+            self.box.restart_controller(timeout=120.0)
 
     def _lose_node(self, target: Target) -> None:
         node = target.node
         with self._lock:
             self.box.kill_node(node)
             time.sleep(1.0)  # down for a moment, as seen by Slurm
-            self.box.restore_node(node)
+            self.box.restore_node(node, timeout=120.0)
 
     def _tear(self, target: Target) -> None:
         with self._lock:
