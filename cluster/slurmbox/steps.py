@@ -19,6 +19,10 @@ def end_jobs(directory: Path, node: str, job_numbers: range) -> None:
     processes.kill(rest - daemons)
     # A process may have forked while it was being killed; its group still names the child.
     processes.kill(cgroups.job_processes(node, job_numbers))
+    # A killed daemon leaves its socket. By then its job may run on another node, where it would
+    # be ended too when this node is lost a second time.
+    for socket in _sockets(directory, node):
+        socket.unlink(missing_ok=True)
 
 
 def step_daemons(directory: Path, node: str) -> set[int]:
@@ -34,5 +38,9 @@ def step_daemons(directory: Path, node: str) -> set[int]:
 
 def _jobs_on(directory: Path, node: str) -> set[str]:
     """Numbers of the jobs with a step socket (``n0_17.0``) in the node's spool directory."""
-    names = (path.name for path in (directory / "spool" / node).glob(f"{node}_*.*"))
+    names = (path.name for path in _sockets(directory, node))
     return {name.removeprefix(f"{node}_").partition(".")[0] for name in names}
+
+
+def _sockets(directory: Path, node: str) -> list[Path]:
+    return list((directory / "spool" / node).glob(f"{node}_*.*"))
