@@ -49,15 +49,17 @@ def allocated_seconds(since: float) -> float:
 
 def put_through(name: str, terms: Terms, box: SlurmBox, faults: list[Fault]) -> Result:
     """The campaign of one contender."""
-    twins = run_twins(name, terms)
     module = import_module(f"benchmarks.faults.with_{name}")
     make: Callable[[Terms], Contender] = getattr(module, CONTENDERS[name])
     begun = time.time()
     outcomes = run_campaign(make(terms), terms, Dealer(box), faults, seconds=1200)
     seconds = time.time() - begun
     time.sleep(5.0)  # accounting hears of ends a moment later
-    finals = [terms.scene(name, o.member).final_file for o in outcomes]
-    equal = [o.finished and same(f, t) for o, f, t in zip(outcomes, finals, twins, strict=True)]
+    twins = run_twins(name, terms, [o.member for o in outcomes if o.finished])
+    equal = [
+        o.finished and same(terms.scene(name, o.member).final_file, twins[o.member])
+        for o in outcomes
+    ]
     return Result(name, outcomes, equal, allocated_seconds(begun), seconds, terms.pace)
 
 

@@ -11,14 +11,16 @@ from benchmarks.faults.scene import Scene
 from benchmarks.faults.work import Terms, equal
 
 
-def run_twins(contender: str, terms: Terms, at_once: int = 4) -> list[Path]:
-    """Run the twin of every member, outside Slurm and without pauses; return their finals."""
-    scenes = [terms.scene(f"{contender}-twins", member) for member in range(terms.members)]
-    waiting = list(enumerate(scenes))
+def run_twins(
+    contender: str, terms: Terms, members: Sequence[int], at_once: int = 4
+) -> dict[int, Path]:
+    """Run the twins of some members, outside Slurm and without pauses; return their finals."""
+    scenes = {member: terms.scene(f"{contender}-twins", member) for member in members}
+    waiting = list(scenes.items())
     while waiting:
         now, waiting = waiting[:at_once], waiting[at_once:]
         _wait([_start(contender, terms.steps, *one) for one in now])
-    return [scene.final_file for scene in scenes]
+    return {member: scene.final_file for member, scene in scenes.items()}
 
 
 def same(final: Path, twin: Path) -> bool:
