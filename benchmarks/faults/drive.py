@@ -22,7 +22,7 @@ ENDED = frozenset(("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", 
 }
 #: How long a job must read so before it counts, seconds: Slurm requeues some a moment later, and
 #: a tool may start it again when it is asked for the result.
-ENDED_SECONDS = 30.0
+ENDED_SECONDS = 45.0
 #: Nobody starts a member again more often than this.
 MOST_BY_HAND = 5
 
