@@ -93,7 +93,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--faults", type=int, default=64)
     parser.add_argument("--members", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=400, help="of a member")
+    parser.add_argument("--steps", type=int, default=600, help="of a member")
     parser.add_argument("--pace", type=float, default=0.25, help="seconds a step")
     parser.add_argument(
         "--with", dest="contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS)

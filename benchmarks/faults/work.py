@@ -35,7 +35,7 @@ class Terms:
 
     root: Path
     members: int = 8
-    steps: int = 400
+    steps: int = 600
     pace: float = 0.25
     save_every: int = 12
     memory: int = 1200
