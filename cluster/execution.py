@@ -111,19 +111,22 @@ def _attempt(stage: Stage, attempt: Attempt, stop: signals.StopFlag) -> int:
 
 
 def invoke(call: Call, member: Member, attempt: Attempt) -> object:
-    """Call a member's function, with ``member`` and ``attempt`` where it takes them."""
+    """Call a member's function, with ``member`` and ``attempt`` where it wants them."""
     function = call.resolve()
     offered = {"member": member, "attempt": attempt}
-    taken = _parameters(function) & offered.keys()
+    taken = _open_parameters(function, call) & offered.keys()
     kwargs = dict(call.kwargs) | {name: offered[name] for name in taken}
     return function(*call.args, **kwargs)
 
 
-def _parameters(function: Callable[..., Any]) -> set[str]:
+def _open_parameters(function: Callable[..., Any], call: Call) -> set[str]:
+    """The parameters that the call itself gives no value to; a ``member`` may be the user's own."""
     try:
-        return set(inspect.signature(function).parameters)
-    except ValueError:  # some builtins have no signature
+        signature = inspect.signature(function)
+        given = signature.bind_partial(*call.args, **call.kwargs).arguments
+    except (ValueError, TypeError):  # some builtins have no signature; others tell when called
         return set()
+    return signature.parameters.keys() - given.keys()
 
 
 def _cause_of_stop(stage: Stage, member: Member, stop: signals.StopFlag) -> Cause:

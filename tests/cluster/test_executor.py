@@ -222,3 +222,12 @@ def test_a_second_executor_adds_members(tmp_path: Path) -> None:
     second = RobustExecutor(tmp_path, "inline").submit(int, "2")
     assert (first.member.index, second.member.index) == (0, 1)
     assert (first.result(), second.result()) == (1, 2)
+
+
+def own_member(member: int, name: str, *, attempt: str) -> tuple[int, str, str]:
+    return member, name, attempt
+
+
+def test_a_parameter_of_that_name_may_be_the_users_own(tmp_path: Path) -> None:
+    job = RobustExecutor(tmp_path, "inline").submit(own_member, 3, "n", attempt="first")
+    assert job.result() == (3, "n", "first")

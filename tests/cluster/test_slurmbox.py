@@ -21,6 +21,7 @@ from cluster.slurmbox import (
 )
 from cluster.slurmbox.daemons import Daemon, program, stop
 from cluster.slurmbox.processes import alive
+from cluster.slurmbox.steps import end_jobs, step_daemons
 
 ROOT = Path(__file__).parents[2]
 CGROUPS = Path("/sys/fs/cgroup")
@@ -234,6 +235,30 @@ def test_a_pid_file_that_names_a_stranger_is_not_believed(tmp_path: Path) -> Non
     assert daemon.pid() is None
     stop([daemon])
     assert not daemon.pid_file.exists()
+
+
+def test_a_node_lost_again_leaves_alone_what_has_moved_on_from_it(tmp_path: Path) -> None:
+    socket = tmp_path / "spool/n0/n0_17.0"
+    socket.parent.mkdir(parents=True)
+    socket.touch()
+    first = _step_daemon(tmp_path)
+    assert step_daemons(tmp_path, "n0") == {first.pid}
+    end_jobs(tmp_path, "n0", range(0))
+    assert first.wait() == -signal.SIGKILL
+    later = _step_daemon(tmp_path)  # of the same job, by now on another node
+    try:
+        end_jobs(tmp_path, "n0", range(0))
+        assert alive(later.pid)
+    finally:
+        later.kill()
+        later.wait()
+
+
+def _step_daemon(directory: Path) -> "subprocess.Popen[bytes]":
+    """A process that reads like Slurm's for a step of job 17."""
+    process = subprocess.Popen(["slurmstepd: [17.0]", "60"], executable="/bin/sleep", cwd=directory)
+    wait_for(lambda: alive(process.pid), "the process runs")
+    return process
 
 
 def test_a_box_that_never_was_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
