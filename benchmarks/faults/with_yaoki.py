@@ -6,10 +6,7 @@ from pathlib import Path
 
 from benchmarks.faults.scene import Scene
 from benchmarks.faults.work import HealingTrainer, Terms, final_state, run_steps
-from cluster import Attempt, Budgets, RobustExecutor, RobustJob
-
-#: A full disk ends an attempt with an error, which is not tried again unless the user says so.
-BUDGETS = Budgets(error=5)
+from cluster import Attempt, RobustExecutor, RobustJob
 
 
 def train(seed: int, terms: Terms, attempt: Attempt) -> None:
@@ -35,7 +32,6 @@ class Yaoki:
         self.executor = RobustExecutor(
             terms.root / self.name / "run",
             "slurm",
-            budgets=BUDGETS,
             checkpoint_seconds=terms.save_every * terms.pace,
         )
         self.executor.update_parameters(

@@ -242,7 +242,10 @@ def test_a_disk_that_is_full_for_a_while_costs_no_step(
     with small_disk(tmp_path / "disk", 256) as disk:
         member = Member(disk, "train", 0)
         attempt, work = _attempt(member, seconds=0.0), Counting(9)
-        events = {2: lambda: fill(disk), 6: (disk / "ballast").unlink}
+        events: dict[int, Callable[[], object]] = {
+            2: lambda: fill(disk),
+            6: (disk / "ballast").unlink,
+        }
         assert _take(attempt, work, events) == list(range(9))
         assert _saved(member) == [8, 9]
     (said,) = (line for line in capfd.readouterr().err.splitlines() if "could not save" in line)
