@@ -142,6 +142,7 @@ class _Account:
             number=record.number,
             cause=record.cause,
             parts=self._timeline(n).parts(),
+            started=self._span(n).allocated,
             estimated=self._span(n).estimated,
             waited=self._waited(n),
             cpus=row.cpus if row else int(where.get("cpus_on_node", self.stage.cpus)),

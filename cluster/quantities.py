@@ -124,6 +124,16 @@ class MemorySize:
         return _text_schema(cls.parse)
 
 
+def duration(seconds: float) -> str:
+    """A time in two figures that matter: ``4.2s``, ``12:05`` or ``31h02``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f}s"
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return f"{minutes}:{round(seconds) % 60:02d}"
+    return f"{minutes // 60}h{minutes % 60:02d}"
+
+
 def _seconds(text: str) -> int:
     if match := _WITH_DAYS.fullmatch(text):
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())

@@ -20,6 +20,7 @@ class AttemptUsage:
         number: 1 for the member's first.
         cause: Why it ended, or None where that was not noted (yet).
         parts: Where its time went.
+        started: When it was given its resources, in seconds since the epoch.
         estimated: Whether nobody noted its end: it is taken to be the last sign of life.
         waited: Seconds in the queue before it, or None where nobody knows.
         cpus: Cores.
@@ -37,6 +38,7 @@ class AttemptUsage:
     number: int
     cause: Cause | None
     parts: Parts
+    started: float = 0.0
     estimated: bool = False
     waited: float | None = None
     cpus: int = 1

@@ -14,6 +14,7 @@ _COMMANDS = {
     "jobs.commands.status:add_parsers": ("status",),
     "jobs.commands.watch:add_parsers": ("watch",),
     "jobs.commands.report:add_parsers": ("report",),
+    "jobs.commands.compare:add_parsers": ("compare",),
     "jobs.commands.logs:add_parsers": ("logs",),
     "jobs.commands.steer:add_parsers": ("cancel", "retry"),
     "jobs.commands.results:add_parsers": ("collect", "verify"),

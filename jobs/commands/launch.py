@@ -168,6 +168,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def run_here(launcher: Launcher, as_json: bool) -> int:
     """Run on this machine whatever is left of a plan, and tell what came of it."""
     from jobs.commands.progress import watching
+    from jobs.page import write_page
 
     run = launcher.plan.directory
     # TERM ends like Ctrl-C: the members are asked to save, and the same command goes on.
@@ -181,6 +182,7 @@ def run_here(launcher: Launcher, as_json: bool) -> int:
         raise KeyboardInterrupt(text) from error
     if not worked and not as_json:
         print(f"nothing to do: every member of {run.name} has finished")
+    write_page(run)  # the one that collect has written says that it is still at work
     _print_outcome(run, as_json)
     return OK
 

@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cluster.quantities import duration
 from cluster.status import ENDED_SHORT, MemberStatus, State
-from jobs.commands.report import duration
 
 _STYLES = {
     State.FINISHED: "green",

@@ -1,8 +1,9 @@
-"""``report``: what a run was given, what came of it, and what to ask for next time."""
+"""``report``: the page of a run, what it was given, and what to ask for next time."""
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 from cluster.advice import Advice, advice
 from cluster.bookkeeping import run_usage
-from cluster.quantities import MemorySize, Walltime
+from cluster.quantities import duration
+from cluster.status import OPEN, MemberStatus
 from cluster.usage import AttemptUsage, RunUsage, StageUsage, Totals
+from jobs.advising import sentence
 from jobs.commands.exits import OK
-from jobs.commands.selection import add_run_argument, chosen_members, find_run
+from jobs.commands.selection import add_every_option, add_run_argument, chosen_members, find_run
 
 _COLUMNS = (
     *("member", "tries", "causes", "elapsed", "core-h", "GPU-h"),
@@ -21,41 +24,85 @@ _COLUMNS = (
 )
 #: Those that may be broken into lines where the terminal is narrow.
 _FLEXIBLE = ("causes", "wasted")
-#: What the settings are called in submitit's parameters.
-_PARAMETERS = {
-    "memory": "mem_gb",
-    "time": "timeout_min",
-    "signal_delay": "slurm_signal_delay_s",
-    "cpus": "cpus_per_task",
-}
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command of this module."""
-    text = "time, memory and goodput of every member, and what to ask for next time"
+    text = "the page of a run; time, memory and goodput of every member; what to ask for next time"
     report = commands.add_parser("report", help=text, description=text)
     add_run_argument(report)
     report.add_argument("--member", action="append", default=[], help="such as train or train/2")
-    report.add_argument("--json", action="store_true", help="print JSON for a program to read")
+    report.add_argument("--html", type=Path, metavar="PATH", help="write the page there")
+    add_every_option(report, 30.0)
+    how = report.add_mutually_exclusive_group()
+    how.add_argument("--no-html", action="store_true", help="write no page")
+    how.add_argument("--watch", action="store_true", help="write it anew until all have ended")
+    how.add_argument(
+        "--json", action="store_true", help="print JSON for a program to read; write no page"
+    )
     report.set_defaults(handler=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
     run = find_run(arguments)
-    usage = _only(run_usage(run), arguments.member)
-    found = [line for stage in usage.stages for line in advice(stage)]
+    usage = run_usage(run)
+    shown = _only(usage, arguments.member)
+    found = [line for stage in shown.stages for line in advice(stage)]
     if arguments.json:
-        print(json.dumps(record(usage, found), indent=1))
+        print(json.dumps(record(shown, found), indent=1))
         return OK
-    rows = [row for stage in usage.stages for row in _rows(stage)]
+    rows = [row for stage in shown.stages for row in _rows(stage)]
     if sys.stdout.isatty():
         _print_table(run, rows)
     else:
         print("\n".join("\t".join(row) for row in [_COLUMNS, *rows]))
-    lines = [*_notes(usage), *(_sentence(run, line) for line in found)]
+    lines = [*_notes(shown), *(f"advice: {sentence(run, line)}" for line in found)]
     if lines:
         print("", *lines, sep="\n")
+    if not arguments.no_html:
+        _write(usage, arguments)
     return OK
+
+
+def _write(usage: RunUsage, arguments: argparse.Namespace) -> None:
+    """Write the page, once or for as long as the run goes on, and say where it is."""
+    from jobs.page import run_state  # it brings what draws; the table needs none of it
+    from pipelines.report import page_of, write_run_page
+
+    target: Path = arguments.html or page_of(usage.run)
+    state = run_state(usage.run, usage)
+    going = arguments.watch and _goes_on(state.members)
+    try:
+        write_run_page(state, target, arguments.every if going else None)
+    except PermissionError as error:
+        if arguments.html:
+            raise
+        print(f"yaoki: {error}; --html PATH writes the page elsewhere", file=sys.stderr)
+        return
+    print(f"\npage: {target}", flush=True)
+    if going:
+        _follow(usage.run, target, arguments.every)
+
+
+def _follow(run: Path, target: Path, every: float) -> None:
+    from jobs.page import run_state
+    from pipelines.report import write_run_page
+
+    try:
+        going = True
+        while going:
+            time.sleep(every)
+            state = run_state(run)
+            # Where Slurm does not answer nobody knows, and it is asked again.
+            going = bool(state.problem) or _goes_on(state.members)
+            write_run_page(state, target, every)
+    finally:
+        # The page of a watch that has ended no longer loads itself again.
+        write_run_page(run_state(run), target)
+
+
+def _goes_on(members: Sequence[MemberStatus]) -> bool:
+    return any(member.state in OPEN for member in members)
 
 
 def _only(usage: RunUsage, names: Sequence[str]) -> RunUsage:
@@ -145,51 +192,12 @@ def _hours(hours: float) -> str:
     return f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
 
 
-def duration(seconds: float) -> str:
-    """A time in two figures that matter: ``4.2s``, ``12:05`` or ``31h02``."""
-    if seconds < 59.95:
-        return f"{seconds:.1f}s"
-    minutes = round(seconds) // 60
-    if minutes < 60:
-        return f"{minutes}:{round(seconds) % 60:02d}"
-    return f"{minutes // 60}h{minutes % 60:02d}"
-
-
 def _notes(usage: RunUsage) -> Iterator[str]:
     attempts = [a for stage in usage.stages for a in stage.totals.attempts]
     if any(attempt.estimated for attempt in attempts):
         yield "~ estimated: nobody noted an end, and the last sign of life is taken for it"
     if usage.accounting:
         yield f"without Slurm's accounting: {usage.accounting.splitlines()[0]}"
-    page = usage.run / "report" / "index.html"
-    if page.exists():
-        yield f"scores and pictures: {page}"
-
-
-def _sentence(run: Path, line: Advice) -> str:
-    return f"advice: {line.stage}: {line.reason}. {setting(run, line)}; saves {line.gain}"
-
-
-def setting(run: Path, line: Advice) -> str:
-    """What to change and how, as one writes it where the run came from."""
-    value: object = line.value
-    if line.setting == "step" or line.value is None:
-        return "Take shorter steps"
-    if line.setting == "microbatch":
-        return f"Set the microbatch of the work to {value}"
-    if (run / "plan.yaml").exists():
-        if line.setting == "memory":
-            value = MemorySize(line.value)
-        elif line.setting == "time":
-            value = Walltime(line.value)
-        return f"Set resources.{line.stage}.{line.setting}={value}"
-    if line.setting == "checkpoint_seconds":
-        return f"Use RobustExecutor(..., checkpoint_seconds={value})"
-    if line.setting == "memory":
-        value = f"{line.value / 1024:g}"
-    elif line.setting == "time":
-        value = -(-line.value // 60)
-    return f"Use update_parameters({_PARAMETERS[line.setting]}={value})"
 
 
 def _print_table(run: Path, rows: Sequence[Sequence[str]]) -> None:

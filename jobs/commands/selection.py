@@ -28,6 +28,17 @@ def add_runs_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_every_option(parser: argparse.ArgumentParser, seconds: float) -> None:
+    """Add the time between two looks at a run.
+
+    Args:
+        parser: The parser of the command.
+        seconds: The default.
+    """
+    text = f"seconds between two looks (default: {seconds:g})"
+    parser.add_argument("--every", type=_seconds, default=seconds, help=text)
+
+
 def find_run(arguments: argparse.Namespace) -> Path:
     """The run directory that the arguments name.
 
@@ -93,6 +104,16 @@ def chosen_members(run: Path, names: Iterable[str]) -> list[Member]:
             )
         members += [stages[stage].member(int(index))] if index else list(stages[stage])
     return members
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected at least 1 second, found '{text}'")
+    return value
 
 
 def _only(found: list[Path], named: str, runs: Path) -> Path:

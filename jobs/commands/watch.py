@@ -12,7 +12,7 @@ from cluster.slurm import SlurmBusyError
 from cluster.status import ENDED_SHORT, OPEN, MemberStatus
 from cluster.watching import Notice, Watch
 from jobs.commands.exits import FAILED, OK
-from jobs.commands.selection import add_run_argument, find_run
+from jobs.commands.selection import add_every_option, add_run_argument, find_run
 from jobs.solitude import seen_status
 
 
@@ -22,21 +22,9 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     watch = commands.add_parser("watch", help=text, description=text)
     add_run_argument(watch)
     watch.add_argument("--once", action="store_true", help="see to what is adrift now, and return")
-    watch.add_argument(
-        "--every", type=_seconds, default=30.0, help="seconds between two looks (default: 30)"
-    )
+    add_every_option(watch, 30.0)
     watch.add_argument("--json", action="store_true", help="print JSON for a program to read")
     watch.set_defaults(handler=_watch)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected at least 1 second, found '{text}'")
-    return value
 
 
 def _watch(arguments: argparse.Namespace) -> int:

@@ -15,11 +15,12 @@ from cluster.files import write_atomic
 from jobs.diffusion.assimilation import ensemble_path
 from jobs.diffusion.config import DiffusionConfig
 from jobs.diffusion.observing import Scene, interpolated, scene
+from jobs.page import write_page
 from kernels.flow import energy_spectrum, vorticity
 from pipelines.ensemble import collect as seal
 from pipelines.evaluation import crps, ensemble_mean_spread, rmse, spread_error_ratio
 from pipelines.figures import LossCurve, loss_curves, png_bytes, spectra, vorticity_panel
-from pipelines.report import Fact, Picture, Table, write_report
+from pipelines.report import Fact, Picture, Section, Table, save_section
 from pipelines.tracking import read_metrics
 
 Metrics = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -50,7 +51,8 @@ def summarize(config: DiffusionConfig, run: Path, partial: bool = False) -> dict
     scores = evaluate(samples, seen, baseline)
     (run / "report").mkdir(exist_ok=True)
     write_atomic(run / "report" / "evaluation.json", json.dumps(scores, indent=1).encode())
-    _write_page(config, run, scores, samples, seen)
+    save_section(run, "diffusion", _section(config, run, scores, samples, seen))
+    write_page(run)
     return scores
 
 
@@ -88,48 +90,42 @@ def _samples(run: Path, valid: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.concatenate([np.asarray(array[index]) for index in valid]))
 
 
-def _save_pictures(run: Path, pictures: Mapping[str, bytes]) -> None:
-    for name, png in pictures.items():
-        write_atomic(run / "report" / f"{name}.png", png)
-
-
-def _write_page(
+def _section(
     config: DiffusionConfig, run: Path, scores: Mapping[str, float], samples: Tensor, seen: Scene
-) -> None:
+) -> Section:
     metrics = {f"member {m}": _metrics(run, m) for m in range(config.members)}
-    drawn = {
-        "assimilation": png_bytes(_panel(config, samples, seen)),
-        "losses": png_bytes(_losses(metrics)),
-        "spectra": png_bytes(_spectra(samples, seen)),
-    }
-    _save_pictures(run, drawn)
     pictures = [
         Picture(
             "Vorticity: the truth, what the noisy velocities seen every few cells tell (frames in "
             "gray were not seen), and the posterior.",
             "Rows of vorticity fields over time: truth, observation, members, mean and spread.",
-            drawn["assimilation"],
+            _saved(run, "assimilation", _panel(config, samples, seen)),
         ),
         Picture(
             "Denoising loss of every member; the dashed line is the best that any linear "
             "denoiser can reach.",
             "Loss curves of the members over the training steps, with the Wiener floor.",
-            drawn["losses"],
+            _saved(run, "losses", _losses(metrics)),
         ),
         Picture(
             "Energy spectrum of the truth and of the posterior samples, averaged over time.",
             "Energy against wavenumber for the truth and the band of the samples.",
-            drawn["spectra"],
+            _saved(run, "spectra", _spectra(samples, seen)),
         ),
     ]
-    write_report(
-        run,
+    return Section(
         "Kolmogorov flow, assimilated",
+        f"{config.members} networks, {len(samples)} posterior samples, one observation.",
         _facts(config, scores),
-        [_training_table(metrics)],
         pictures,
-        lead=f"{config.members} networks, {len(samples)} posterior samples, one observation.",
+        [_training_table(metrics)],
     )
+
+
+def _saved(run: Path, name: str, figure: Any) -> Path:
+    path = run / "report" / f"{name}.png"
+    write_atomic(path, png_bytes(figure))
+    return path
 
 
 def _facts(config: DiffusionConfig, scores: Mapping[str, float]) -> list[Fact]:

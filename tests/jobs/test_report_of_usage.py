@@ -8,8 +8,9 @@ import pytest
 
 from cluster.advice import Advice, Setting
 from cluster.bookkeeping import run_usage
+from cluster.quantities import duration
+from jobs.advising import setting
 from jobs.cli import main
-from jobs.commands.report import duration, setting
 
 
 def test_a_run_on_this_machine_is_reported(

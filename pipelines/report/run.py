@@ -1,0 +1,79 @@
+"""The page of a run, at any time: what its workload shows of it, and what every run has."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.stage import load_stages
+from pipelines.report.charts import Group, curves_html
+from pipelines.report.curves import stage_curves
+from pipelines.report.elements import section_html
+from pipelines.report.general import (
+    accounts_html,
+    ensemble_html,
+    headline,
+    members_html,
+    summary_html,
+)
+from pipelines.report.origin import files_html, origin_html
+from pipelines.report.page import Block, write_page
+from pipelines.report.state import RunState
+from pipelines.report.stored import load_sections
+from pipelines.report.timeline import timeline_html
+
+
+def page_of(run: Path) -> Path:
+    """Where the page of a run lies unless asked otherwise."""
+    return run / "report" / "index.html"
+
+
+def write_run_page(
+    state: RunState, target: Path | None = None, refresh: float | None = None
+) -> Path:
+    """Compose the page of a run and write it, whole at any time.
+
+    Args:
+        state: What is known of the run.
+        target: The file; default: ``report/index.html`` of the run.
+        refresh: Seconds after which a browser is to load it again, or None for never.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        RunError: The plan or a section of the workload cannot be read.
+        MetricsError: The log of a member is none.
+        OSError: The page cannot be written.
+    """
+    target = page_of(state.run) if target is None else target
+    footer = f"'yaoki report {state.run.name}' writes this page anew."
+    blocks = list(_blocks(state, target))
+    write_page(target, state.run.name, headline(state), blocks, refresh, footer)
+    return target
+
+
+def _blocks(state: RunState, page: Path) -> Iterator[Block]:
+    yield Block("summary", "Summary", summary_html(state))
+    for n, section in enumerate(load_sections(state.run)):
+        yield Block(f"workload-{n}", section.title, section_html(section))
+    yield Block("timeline", "Timeline", _timeline(state))
+    yield Block("members", "Members", members_html(state, page))
+    charts = "\n".join(_charts(state))
+    if charts:
+        yield Block("losses", "Losses", f'<div class="gallery">{charts}</div>')
+    if any(stage.totals.attempts for stage in state.usage.stages):
+        yield Block("accounts", "Goodput and waste", accounts_html(state))
+    ensemble = ensemble_html(state)
+    if ensemble is not None:
+        yield Block("ensemble", "Ensemble", ensemble)
+    yield Block("origin", "What ran", origin_html(state))
+    yield Block("files", "Files", files_html(state, page))
+
+
+def _timeline(state: RunState) -> str:
+    return timeline_html([member for stage in state.usage.stages for member in stage.members])
+
+
+def _charts(state: RunState) -> Iterator[str]:
+    known = [(s.name, c) for s in load_stages(state.run) for c in stage_curves(s)]
+    for n, (stage, found) in enumerate(known):
+        yield curves_html(f"{stage}: {found.metric}", [Group(stage, found)], f"curves-{n}")
