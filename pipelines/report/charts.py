@@ -90,7 +90,7 @@ def _path(across: Sequence[int], values: Array, y: Scale) -> str:
 def _left(y: Scale) -> str:
     """The values on the axis, in a column as wide as they need."""
     labels = "".join(
-        f'<text x="52" y="{_down(y, value):.0f}" dy="4" text-anchor="end">{value:.4g}</text>'
+        f'<text x="52" y="{_down(y, value):.0f}" dy="4" text-anchor="end">{y.text(value)}</text>'
         for value in y.ticks()
     )
     return f'<svg width="60" height="{_HEIGHT + 40}" aria-hidden="true">{labels}</svg>'

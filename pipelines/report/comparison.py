@@ -6,10 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cluster.quantities import duration
 from cluster.stage import load_stages
 from cluster.usage import Totals
 from pipelines.report.charts import Group, curves_html
-from pipelines.report.content import Picture, Section, Table
+from pipelines.report.content import Measured, Picture, Section, Table
 from pipelines.report.curves import Curves, stage_curves
 from pipelines.report.elements import section_html, table_html
 from pipelines.report.page import Block, write_page
@@ -33,7 +34,10 @@ class Comparison:
 
     @cached_property
     def configuration(self) -> dict[str, Pair]:
-        """Keys of the configurations whose values differ; None where a run has no such key."""
+        """Keys of the plans whose values differ; None where a run has no such key, or no plan."""
+        if self.first.plan is None or self.second.plan is None:
+            jobs = [state.plan and state.plan["job"] for state in (self.first, self.second)]
+            return {"job": (jobs[0], jobs[1])} if jobs != [None, None] else {}
         return {k: pair for k, pair in self._pairs(_asked).items() if pair[0] != pair[1]}
 
     @cached_property
@@ -48,18 +52,19 @@ class Comparison:
 
     def _pairs(self, values_of: Callable[[RunState], dict[str, Any]]) -> dict[str, Pair]:
         a, b = values_of(self.first), values_of(self.second)
-        return {key: (a.get(key), b.get(key)) for key in a | b}
+        return {
+            key: (a.get(key), b.get(key))
+            for key in a | b
+            if (a.get(key), b.get(key)) != (None, None)
+        }
 
 
 def _asked(state: RunState) -> dict[str, Any]:
-    if state.plan is None:
-        return {}
-    git = state.plan.get("git") or {}
+    plan = state.plan or {}
     return {
-        "job": state.plan["job"],
-        "yaoki": state.plan.get("yaoki"),
-        **{f"git.{key}": value for key, value in git.items()},
-        **flat(state.plan["config"]),
+        **{key: plan.get(key) for key in ("job", "yaoki")},
+        **flat({"git": plan.get("git") or {}}),
+        **flat(plan.get("config", {})),
     }
 
 
@@ -115,11 +120,13 @@ def _blocks(both: Comparison, names: tuple[str, str]) -> Iterator[Block]:
 
 
 def _table(title: str, pairs: dict[str, Pair], names: Sequence[str]) -> str:
-    rows = [[key.replace("_", " "), *map(_cell, pair)] for key, pair in pairs.items()]
-    return table_html(Table(title, ["", *names], rows))
+    rows = [[key, *(_cell(key, value) for value in pair)] for key, pair in pairs.items()]
+    return table_html(Table(title, [title, *names], rows))
 
 
-def _cell(value: object) -> object:
+def _cell(key: str, value: Any) -> object:
+    if value is not None and (key == "allocated" or key.startswith("wasted")):
+        return Measured(value, duration(value))
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 

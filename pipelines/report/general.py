@@ -11,7 +11,7 @@ from pipelines.ensemble import EnsembleError, read_layout
 from pipelines.report.content import Fact, Link, Measured, Section, Table
 from pipelines.report.elements import details, paragraph, section_html, table_html
 from pipelines.report.state import RunState, clock
-from pipelines.report.timeline import parts_bar
+from pipelines.report.timeline import legend, parts_bar
 
 _MARKS = {State.FINISHED: "✓ ", State.RUNNING: "▶ "} | dict.fromkeys(ENDED_SHORT, "✗ ")
 
@@ -47,8 +47,8 @@ def share(value: float | None) -> str | None:
 def headline(state: RunState) -> str:
     """When the page was made, and of what."""
     going = any(member.state in OPEN for member in state.members)
-    job = f"Job {state.plan['job']}, " if state.plan else ""
-    return f"{job}{'at work' if going else 'as it stood'} at {clock(state.now)}."
+    what = f"Job {state.plan['job']}" if state.plan else "Members of an executor"
+    return f"{what}, {'at work' if going else 'as it stood'} at {clock(state.now)}."
 
 
 def members_html(state: RunState, page: Path) -> str:
@@ -100,9 +100,9 @@ def accounts_html(state: RunState) -> str:
     columns = ["Stage", "Members", "Attempts", "Elapsed", "Goodput", "Wasted", "Core-hours"]
     columns += ["GPU-hours", "Memory used (MiB)", "given (MiB)", "CPU", "Waited"]
     html = [table_html(Table("Time and memory", columns, [_stage_row(s) for s in stages]))]
-    for stage in stages:
-        name = stage.stage.name
-        html.append(f"<h3>{escape(name)}</h3>{parts_bar(stage.totals.parts, name)}")
+    bars = [(stage.stage.name, stage.totals.parts) for stage in stages]
+    drawn = "".join(f"<h3>{escape(name)}</h3>{parts_bar(parts, name)}" for name, parts in bars)
+    html.append(f'<div class="sheet chart bars">{legend()}{drawn}</div>')
     reasons = [
         [f"{stage.stage.name}: {reason}", Measured(seconds, duration(seconds))]
         for stage in stages

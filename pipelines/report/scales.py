@@ -42,6 +42,12 @@ class Scale:
         move: Callable[[float], float] = math.log if self.logarithmic else float
         return (move(value) - move(self.low)) / (move(self.high) - move(self.low))
 
+    def text(self, value: float) -> str:
+        """A value with as many digits as tell it from its neighbors."""
+        ratio = max(abs(self.low), abs(self.high)) / (self.high - self.low)
+        digits = 2 if self.logarithmic else 2 + max(0, math.ceil(math.log10(ratio)))
+        return f"{value:.{digits}g}"
+
     def ticks(self, most: int = 6) -> list[float]:
         """Round values inside, at most so many."""
         if not self.logarithmic:
@@ -53,6 +59,14 @@ class Scale:
             if len(found) <= most:
                 return found
         return found[:: -(-len(found) // most)]
+
+
+def clock_text(seconds: float) -> str:
+    """A round time in its largest unit, such as ``90 s``, ``5 min`` or ``2 h``."""
+    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit and seconds % unit == 0:
+            return f"{seconds / unit:g} {name}"
+    return f"{seconds:g} s"
 
 
 def clock_ticks(seconds: float, most: int = 6) -> list[float]:

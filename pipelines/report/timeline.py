@@ -10,7 +10,7 @@ from cluster.timeline import Parts
 from cluster.usage import AttemptUsage, MemberUsage
 from pipelines.report.content import Measured, Table
 from pipelines.report.elements import details, table_html
-from pipelines.report.scales import clock_ticks
+from pipelines.report.scales import clock_text, clock_ticks
 
 #: In the order in which an attempt goes through them; saves are drawn together behind its steps.
 PARTS = {
@@ -48,7 +48,7 @@ def timeline_html(members: Sequence[MemberUsage]) -> str:
     rows = "".join(_row(member, n, frame) for n, member in enumerate(started))
     told = f"{len(attempts)} attempts of {len(started)} members in {duration(frame.seconds)}"
     return (
-        f'<figure class="sheet chart">{_legend()}'
+        f'<figure class="sheet chart">{legend(ends=True)}'
         '<div class="plot" tabindex="0" role="region" aria-label="Timeline of the members">'
         f"{_names(started, height)}"
         f'<svg width="100%" height="{height}" role="img" aria-labelledby="time-t time-d">'
@@ -118,23 +118,25 @@ def _names(members: Sequence[MemberUsage], height: int) -> str:
 
 def _grid(frame: _Frame, height: int) -> str:
     marks = []
-    for seconds in clock_ticks(frame.seconds, 5):
+    for seconds in clock_ticks(frame.seconds, 4):
         at = 100 * seconds / frame.seconds
         anchor = "start" if at < 4 else "end" if at > 94 else "middle"
-        text = "0" if seconds == 0 else duration(seconds)
         marks.append(
             f'<line class="grid" x1="{at:.2f}%" x2="{at:.2f}%" y1="16" y2="{height}"/>'
-            f'<text x="{at:.2f}%" y="12" text-anchor="{anchor}">{text}</text>'
+            f'<text x="{at:.2f}%" y="12" text-anchor="{anchor}">{clock_text(seconds)}</text>'
         )
     return "".join(marks)
 
 
-def _legend() -> str:
+def legend(ends: bool = False) -> str:
+    """What the colors say; and the mark of an end, where ends are drawn."""
     items = "".join(
         f'<li><svg width="14" height="12" aria-hidden="true"><rect class="{name}" width="14" '
         f'height="12" rx="2"/></svg>{text}</li>'
         for name, text in PARTS.items()
     )
+    if not ends:
+        return f'<ul class="legend">{items}</ul>'
     mark = '<line class="end" x1="7" x2="7" y1="0" y2="12"/>'
     ended = f'<svg width="14" height="12" aria-hidden="true">{mark}</svg>'
     return f'<ul class="legend">{items}<li>{ended}ended before it was done</li></ul>'

@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import pytest
 
 #: Two pipes that Chromium expects as descriptors 3 and 4; ours are higher, so none is overwritten.
 _LAUNCH = 'exec "$@" 3<&"$YAOKI_TO_BROWSER" 4>&"$YAOKI_FROM_BROWSER"'
@@ -22,6 +25,14 @@ _OPTIONS = (
 def find_browser() -> str | None:
     """Where Chromium is, if it is installed."""
     return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def require_browser() -> None:
+    """Skip a test without Chromium, unless YAOKI_REQUIRE_CHROMIUM=1 asks that it fails."""
+    if find_browser() is None:
+        if os.environ.get("YAOKI_REQUIRE_CHROMIUM") == "1":
+            pytest.fail("YAOKI_REQUIRE_CHROMIUM=1, and chromium is not installed", pytrace=False)
+        pytest.skip("chromium is not installed")
 
 
 class Browser:
@@ -52,7 +63,7 @@ class Browser:
         self.complaints: list[str] = []
         #: What it asked for: addresses.
         self.requests: list[str] = []
-        self._events: list[dict[str, Any]] = []
+        self._events: Counter[str] = Counter()
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -63,7 +74,10 @@ class Browser:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self._session = None
         os.write(self._to, b'{"id":0,"method":"Browser.close"}\0')
@@ -86,7 +100,12 @@ class Browser:
                 return result
 
     def open(
-        self, page: Path, width: int = 1280, height: int = 900, dark: bool = False, script: bool = True
+        self,
+        page: Path,
+        width: int = 1280,
+        height: int = 900,
+        dark: bool = False,
+        script: bool = True,
     ) -> None:
         """Open a file and wait until it is loaded.
 
@@ -102,13 +121,13 @@ class Browser:
         self.call("Emulation.setScriptExecutionDisabled", value=not script)
         size = {"width": width, "height": height, "deviceScaleFactor": 1}
         self.call("Emulation.setDeviceMetricsOverride", **size, mobile=width < 600)
-        self.complaints, self.requests, self._events = [], [], []
+        self.complaints, self.requests, self._events = [], [], Counter()
         self.call("Page.navigate", url=page.absolute().as_uri())
         self.wait_for("Page.loadEventFired")
 
-    def wait_for(self, method: str) -> None:
-        """Wait for an event since the page was opened."""
-        while not any(event["method"] == method for event in self._events):
+    def wait_for(self, method: str, times: int = 1) -> None:
+        """Wait until an event has come so often since the page was opened."""
+        while self._events[method] < times:
             self._read()
 
     def run(self, expression: str) -> Any:
@@ -149,7 +168,7 @@ class Browser:
         return message
 
     def _note(self, method: str, told: dict[str, Any]) -> None:
-        self._events.append({"method": method})
+        self._events[method] += 1
         if method == "Log.entryAdded":
             self.complaints.append(told["entry"]["text"])
         elif method == "Runtime.exceptionThrown":
