@@ -38,9 +38,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-# The pictures of the README: those of the main job's report.
-pictures: $(VENV)/.installed
+# The pictures of the README: those of the main job's report, and the report in a browser.
+pictures: $(VENV)/.installed-test
 	rm -rf build/pictures
 	$(BIN)/yaoki run diffusion --runs build/pictures
 	mkdir -p docs/pictures
 	cp build/pictures/*/report/*.png docs/pictures/
+	PYTHONPATH=tests $(BIN)/python -m support.screenshots build/pictures/*/report/index.html docs/pictures

@@ -36,7 +36,6 @@ def write_page(run: Path) -> Path:
 
     Raises:
         RunError: The plan or a section of the workload cannot be read.
-        MetricsError: The log of a member is none.
         OSError: The page cannot be written.
     """
     return write_run_page(run_state(run))

@@ -16,6 +16,7 @@ _ERRORS = {
     ("cluster.stage", "RunError"): USAGE,
     ("jobs.launch", "StageFailedError"): FAILED,
     ("pipelines.config", "ConfigError"): USAGE,
+    ("pipelines.tracking", "MetricsError"): FAILED,
 }
 
 

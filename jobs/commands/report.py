@@ -6,17 +6,21 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from errno import EACCES, EPERM, EROFS
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.advice import Advice, advice
 from cluster.bookkeeping import run_usage
 from cluster.quantities import duration
-from cluster.status import OPEN, MemberStatus
+from cluster.status import OPEN
 from cluster.usage import AttemptUsage, RunUsage, StageUsage, Totals
 from jobs.advising import sentence
 from jobs.commands.exits import OK
 from jobs.commands.selection import add_every_option, add_run_argument, chosen_members, find_run
+
+if TYPE_CHECKING:
+    from pipelines.report import RunState
 
 _COLUMNS = (
     *("member", "tries", "causes", "elapsed", "core-h", "GPU-h"),
@@ -71,11 +75,12 @@ def _write(usage: RunUsage, arguments: argparse.Namespace) -> None:
 
     target: Path = arguments.html or page_of(usage.run)
     state = run_state(usage.run, usage)
-    going = arguments.watch and _goes_on(state.members)
+    going = arguments.watch and _goes_on(state)
     try:
         write_run_page(state, target, arguments.every if going else None)
-    except PermissionError as error:
-        if arguments.html:
+    except OSError as error:
+        # Whoever may only read the run is told of it all the same.
+        if arguments.html or error.errno not in (EACCES, EPERM, EROFS):
             raise
         print(f"yaoki: {error}; --html PATH writes the page elsewhere", file=sys.stderr)
         return
@@ -93,16 +98,16 @@ def _follow(run: Path, target: Path, every: float) -> None:
         while going:
             time.sleep(every)
             state = run_state(run)
-            # Where Slurm does not answer nobody knows, and it is asked again.
-            going = bool(state.problem) or _goes_on(state.members)
+            going = _goes_on(state)
             write_run_page(state, target, every)
     finally:
         # The page of a watch that has ended no longer loads itself again.
         write_run_page(run_state(run), target)
 
 
-def _goes_on(members: Sequence[MemberStatus]) -> bool:
-    return any(member.state in OPEN for member in members)
+def _goes_on(state: "RunState") -> bool:
+    # Where Slurm does not answer nobody knows, and it is asked again.
+    return bool(state.problem) or any(member.state in OPEN for member in state.members)
 
 
 def _only(usage: RunUsage, names: Sequence[str]) -> RunUsage:

@@ -61,7 +61,9 @@ def members_html(state: RunState, page: Path) -> str:
     ]
     columns = ["Member", "State", "Attempts", "Steps", "Ended early by", "Elapsed", "Goodput"]
     columns += ["Wasted", "Log", "Detail"]
-    return table_html(Table("Members", columns, rows, filtered="State"))
+    told = [n for n, _ in enumerate(columns) if n < 2 or any(row[n] is not None for row in rows)]
+    shown = [[row[n] for n in told] for row in rows]
+    return table_html(Table("Members", [columns[n] for n in told], shown, filtered="State"))
 
 
 def _member_row(

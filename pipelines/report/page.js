@@ -77,6 +77,7 @@
 
   const refreshing = (box) => {
     box.checked = memory.get("|refresh") !== "off";
+    history.scrollRestoration = "manual";
     const away = Number(memory.get("|place"));
     if (away && !location.hash) scrollTo({ top: away, behavior: "instant" });
     addEventListener("pagehide", () => memory.set("|place", String(scrollY)));

@@ -6,7 +6,7 @@ from pathlib import Path
 from cluster.stage import load_stages
 from pipelines.report.charts import Group, curves_html
 from pipelines.report.curves import stage_curves
-from pipelines.report.elements import section_html
+from pipelines.report.elements import paragraph, section_html
 from pipelines.report.general import (
     accounts_html,
     ensemble_html,
@@ -19,6 +19,7 @@ from pipelines.report.page import Block, write_page
 from pipelines.report.state import RunState
 from pipelines.report.stored import load_sections
 from pipelines.report.timeline import timeline_html
+from pipelines.tracking import MetricsError
 
 
 def page_of(run: Path) -> Path:
@@ -41,7 +42,6 @@ def write_run_page(
 
     Raises:
         RunError: The plan or a section of the workload cannot be read.
-        MetricsError: The log of a member is none.
         OSError: The page cannot be written.
     """
     target = page_of(state.run) if target is None else target
@@ -57,9 +57,9 @@ def _blocks(state: RunState, page: Path) -> Iterator[Block]:
         yield Block(f"workload-{n}", section.title, section_html(section))
     yield Block("timeline", "Timeline", _timeline(state))
     yield Block("members", "Members", members_html(state, page))
-    charts = "\n".join(_charts(state))
-    if charts:
-        yield Block("losses", "Losses", f'<div class="gallery">{charts}</div>')
+    losses = _losses(state)
+    if losses:
+        yield Block("losses", "Losses", losses)
     if any(stage.totals.attempts for stage in state.usage.stages):
         yield Block("accounts", "Goodput and waste", accounts_html(state))
     ensemble = ensemble_html(state)
@@ -73,7 +73,17 @@ def _timeline(state: RunState) -> str:
     return timeline_html([member for stage in state.usage.stages for member in stage.members])
 
 
-def _charts(state: RunState) -> Iterator[str]:
-    known = [(s.name, c) for s in load_stages(state.run) for c in stage_curves(s)]
-    for n, (stage, found) in enumerate(known):
-        yield curves_html(f"{stage}: {found.metric}", [Group(stage, found)], f"curves-{n}")
+def _losses(state: RunState) -> str:
+    """The curves of every stage; of one whose logs cannot be read, why."""
+    charts: list[str] = []
+    problems = ""
+    for stage in load_stages(state.run):
+        try:
+            found = stage_curves(stage)
+        except MetricsError as error:
+            problems += paragraph(str(error))
+            continue
+        for curves in found:
+            title, group = f"{stage.name}: {curves.metric}", Group(stage.name, curves)
+            charts.append(curves_html(title, [group], f"curves-{len(charts)}"))
+    return problems + (f'<div class="gallery">{"".join(charts)}</div>' if charts else "")

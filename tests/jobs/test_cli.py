@@ -69,7 +69,8 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, arguments: list[str
 def test_help_names_every_command_and_exit_code() -> None:
     text = yaoki("--help").out
     commands = (
-        "plan run submit status report logs cancel retry collect verify repack doctor slurmbox"
+        "plan run submit status report compare logs cancel retry collect verify repack doctor "
+        "slurmbox"
     )
     assert all(f"    {command} " in text for command in commands.split())
     codes = " ".join(text[text.index("exit codes") :].split())

@@ -17,6 +17,7 @@ from pipelines.report.charts import Group, curves_html
 from pipelines.report.curves import curves, shown_metrics, stage_curves
 from pipelines.report.scales import Scale, clock_text, clock_ticks
 from pipelines.report.timeline import PARTS, timeline_html
+from pipelines.tracking import Row
 
 VALUES = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20)
 
@@ -103,7 +104,7 @@ def test_values_that_are_not_finite_are_counted_and_not_drawn() -> None:
 
 
 def test_losses_are_drawn_or_else_the_first_number() -> None:
-    row = {"step": 1, "attempt": 1, "time": 0.0, "phase": "warm", "ok": True, "speed": 2.0}
+    row: Row = {"step": 1, "attempt": 1, "time": 0.0, "phase": "warm", "ok": True, "speed": 2.0}
     assert shown_metrics([row]) == ["speed"]
     assert shown_metrics([row, {"train_loss": 1.0, "validation": 2}]) == [
         "train_loss",

@@ -105,15 +105,21 @@ def test_advice_and_a_silent_slurm_are_told(tmp_path: Path) -> None:
     assert "Next time Set resources" in Page(write_run_page(told).read_text("utf-8")).text
 
 
-def test_what_cannot_be_read_is_named_and_the_old_page_stays(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     stage = make_array(tmp_path, members=1)
-    before = write_run_page(state(tmp_path)).read_bytes()
     metrics = stage.member(0).directory / "metrics.jsonl"
-    content = metrics.read_bytes()
-    metrics.write_bytes(b"no row\n" + content)
-    with pytest.raises(MetricsError, match=r"metrics.jsonl:1: expected a row of metrics"):
-        write_run_page(state(tmp_path))
-    metrics.write_bytes(content)
+    metrics.write_bytes(b"no row\n" + metrics.read_bytes())
+    found = page(tmp_path)
+    assert "metrics.jsonl:1: expected a row of metrics, found b'no row'" in found.text
+    assert "1 of 1" in found.text
+    with pytest.raises(MetricsError):
+        write_comparison(tmp_path / "both.html", Comparison(state(tmp_path), state(tmp_path)))
+    assert not (tmp_path / "both.html").exists()
+
+
+def test_a_page_that_cannot_be_composed_leaves_the_old_one(tmp_path: Path) -> None:
+    make_array(tmp_path, members=1)
+    before = write_run_page(state(tmp_path)).read_bytes()
     (tmp_path / "plan.yaml").write_text("- no plan")
     with pytest.raises(RunError, match="expected a plan"):
         write_run_page(state(tmp_path))

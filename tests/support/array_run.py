@@ -30,8 +30,8 @@ def make_array(run: Path, members: int, attempts: int = 2, rows: int = 40) -> St
         with MetricsLog(member.directory / "metrics.jsonl", attempts) as log:
             for step in range(1, rows + 1):
                 log.log(step, {"loss": (1 + 0.1 * math.sin(member.index)) * math.exp(-step / 20)})
-        step = {"step": rows, "of": rows, "attempt": attempts}
-        member.progress_file.write_text(json.dumps(step))
+        progress = {"step": rows, "of": rows, "attempt": attempts}
+        member.progress_file.write_text(json.dumps(progress))
     return stage
 
 
