@@ -180,9 +180,10 @@ def run_here(launcher: Launcher, as_json: bool) -> int:
     except KeyboardInterrupt as error:
         text = "interrupted; the members have saved, the same command goes on"
         raise KeyboardInterrupt(text) from error
-    if not worked and not as_json:
+    if worked:
+        write_page(run)  # the one that collect has written says that it is still at work
+    elif not as_json:
         print(f"nothing to do: every member of {run.name} has finished")
-    write_page(run)  # the one that collect has written says that it is still at work
     _print_outcome(run, as_json)
     return OK
 
