@@ -138,7 +138,7 @@ def test_a_stop_that_was_not_answered_is_told(
 def test_a_report_fits_the_terminal(run: Path, at_terminal: Callable[..., Terminal]) -> None:
     members = Stage.load(run, "train")
     replace(members, members=3).save()
-    terminal = at_terminal("report", run)
+    terminal = at_terminal("report", run, "--no-html")  # a path is not broken into lines
     assert terminal.wait() == 0
     assert "train/0002" in terminal.text
     assert max(map(len, terminal.text.splitlines())) <= 80
