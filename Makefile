@@ -5,12 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test check slurm pictures clean
+.PHONY: run test check slurm browser pictures clean
 
 run: $(VENV)/.installed
 	$(BIN)/yaoki run diffusion
 
-test: $(VENV)/.installed-test slurm
+test: $(VENV)/.installed-test slurm browser
 	$(BIN)/python -m pytest
 
 # What CI checks besides the tests: style, types, and that imports only go down.
@@ -24,6 +24,12 @@ check: $(VENV)/.installed-test
 # The tests need Slurm's packages: installed where that is allowed; otherwise this says how.
 slurm: $(VENV)/.installed-test
 	@$(BIN)/yaoki slurmbox install || test -z "$(YAOKI_REQUIRE_SLURM)"
+
+# The tests of the pages need Debian's Chromium; without it they are skipped.
+browser:
+	@command -v chromium > /dev/null || { test "$$(id -u)" = 0 && apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; } \
+		|| test -z "$(YAOKI_REQUIRE_CHROMIUM)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
