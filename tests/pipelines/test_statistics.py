@@ -258,7 +258,7 @@ def test_an_ensemble_larger_than_its_cgroup(large: Path, way: str) -> None:
     )
     done = run_limited([sys.executable, "-c", code, str(large)], _LIMIT)
     if way == "at once":
-        assert done.returncode != 0
+        assert done.returncode == -9 or "MemoryError" in done.stderr
         assert done.stdout == ""
     else:
         assert done.returncode == 0, done.stderr
