@@ -2,6 +2,7 @@
 
     python benchmarks/store.py                  # 134 MB a member, uncompressed and lz4
     python benchmarks/store.py --megabytes 500 --rounds 5
+    python benchmarks/store.py --gather 1024    # stores of 1 MiB, linked and copied
 
 Every writer writes the same turbulence-like float32 array to a new place, in the same layout where
 it has one: one shard a member, inner chunks near 1 MiB, one thread. They take turns; printed are
@@ -16,8 +17,10 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ from numpy.typing import NDArray  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipelines.ensemble import ArraySpec, create_ensemble, write_member  # noqa: E402
+from pipelines.ensemble import ArraySpec, create_ensemble, gather, write_member  # noqa: E402
 from pipelines.ensemble.layout import Codec  # noqa: E402
 
 Array = NDArray[np.float32]
@@ -164,11 +167,54 @@ def measure(codec: Codec, values: Array, rounds: int) -> None:
         print(f"| {peer.name} | {medians[peer.name]:.2f} | {ratio:.2f} | {peer.promises} |")
 
 
+def measure_gathering(members: int, rounds: int) -> None:
+    """Time of gathering stores by link, with all checks and commits, beside plain copies."""
+    path = Path(tempfile.mkdtemp(prefix="yaoki-gather-"))
+    values = turbulence(1)
+    spec = ArraySpec("u", values.shape, ("time", "y", "x"))
+    attributes = {"config_digest": "benchmark"}
+    linked, copied = [], []
+    try:
+        stores = {m: own_store(path / str(m), spec) for m in range(members)}
+        for member, store in stores.items():
+            write_member(store, 0, {"u": values + np.float32(member)}, attributes, fence=1)
+        for number in range(rounds):
+            run = path / f"run {number}" / "ensemble.zarr"
+            create_ensemble(run, members, [spec], attributes)
+            linked.append(_seconds(partial(gather, run, stores)))
+            copied.append(_seconds(partial(_copy_shards, run, spec, stores)))
+            shutil.rmtree(run.parent)
+    finally:
+        shutil.rmtree(path)
+    megabytes = values.nbytes / 2**20
+    print(f"{members} stores of {megabytes:.0f} MiB, median of {rounds}")
+    for name, spent in (("gather, by link", linked), ("copies, not durable", copied)):
+        wall, cpu = (statistics.median(times) for times in zip(*spent, strict=True))
+        print(f"{name:<20} {wall:.2f} s, {cpu:.2f} s of CPU")
+
+
+def _copy_shards(path: Path, spec: ArraySpec, stores: Mapping[int, Path]) -> None:
+    for member, store in stores.items():
+        shutil.copyfile(store / spec.shard(0), path / f"copy {member}")
+
+
+def _seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU time."""
+    os.sync()  # or it would wait for what was written before
+    start = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=134, help="of a member")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--gather", type=int, metavar="N", help="gather N stores instead")
     arguments = parser.parse_args()
+    if arguments.gather:
+        measure_gathering(arguments.gather, arguments.rounds)
+        return
     values = turbulence(arguments.megabytes)
     for codec in ("none", "lz4-bitshuffle"):
         measure(codec, values, arguments.rounds)

@@ -1,7 +1,8 @@
 """How good an ensemble is: errors, spread, and whether the two agree.
 
 Members are the first axis. What needs all members of a point at once reads the ensemble block by
-block along the second axis, so any array that can be sliced will do, a Zarr array on disk too.
+block along the second axis, so any array that can be sliced will do, a Zarr array on disk too. For
+all statistics of a stored ensemble in one pass see :mod:`pipelines.statistics`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from pipelines.statistics.points import crps_of_sorted
 
 Array = NDArray[np.float64]
 _BLOCK_BYTES = 2**26
@@ -90,13 +93,10 @@ def crps(members: Members, truth: ArrayLike, fair: bool = True) -> float:
     count = members.shape[0]
     if fair and count < 2:
         raise ValueError("the fair CRPS needs two members; use fair=False for one")
-    pairs = count * (count - 1 if fair else count)
-    weights = 2.0 * np.arange(1, count + 1) - count - 1
     total, points = 0.0, 0
     for block, y in _blocks(members, truth):
-        error = np.abs(block - y).mean(axis=0)
-        disagreement = np.tensordot(weights, np.sort(block, axis=0), axes=1) / pairs
-        total += float(np.sum(error - disagreement))
+        ascending = np.sort(np.moveaxis(block, 0, -1), axis=-1)
+        total += float(crps_of_sorted(ascending, y, fair).sum())
         points += y.size
     return total / points
 

@@ -18,6 +18,7 @@ _COMMANDS = {
     "jobs.commands.logs:add_parsers": ("logs",),
     "jobs.commands.steer:add_parsers": ("cancel", "retry"),
     "jobs.commands.results:add_parsers": ("collect", "verify"),
+    "jobs.commands.stats:add_parsers": ("stats",),
     "jobs.commands.data:add_parsers": ("repack",),
     "jobs.commands.doctor:add_parsers": ("doctor",),
     "cluster.slurmbox:add_parser": ("slurmbox",),

@@ -6,6 +6,7 @@ zarr: planning alone needs it; writing, verifying and collecting work on files a
 
 from pipelines.ensemble.collecting import collect
 from pipelines.ensemble.documents import EnsembleError, Stored
+from pipelines.ensemble.gathering import gather
 from pipelines.ensemble.layout import ArraySpec, Coordinate, Layout, read_layout
 from pipelines.ensemble.members import Commit, read_commit, write_member
 from pipelines.ensemble.planning import create_ensemble
@@ -24,6 +25,7 @@ __all__ = [
     "VerifyReport",
     "collect",
     "create_ensemble",
+    "gather",
     "gather_provenance",
     "read_commit",
     "read_layout",

@@ -35,7 +35,7 @@ def planned_files(
     for coordinate in (members, *coordinates):
         _create_coordinate(group, coordinate)
     _create_mask(group, layout.members)
-    return _consolidated({name: content.to_bytes() for name, content in files.items()})
+    return consolidated({name: content.to_bytes() for name, content in files.items()})
 
 
 def _create_array(group: zarr.Group, spec: ArraySpec, members: int) -> "zarr.Array[Any]":
@@ -85,7 +85,7 @@ def _create_vector(
     )
 
 
-def _consolidated(files: dict[str, bytes]) -> dict[str, bytes]:
+def consolidated(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Copy the arrays' metadata into the group's, so that opening reads one small file.
 
     Done here rather than by Zarr at the end: all of it is known now, and metadata that never
@@ -98,4 +98,4 @@ def _consolidated(files: dict[str, bytes]) -> dict[str, bytes]:
     }
     inline = {"kind": "inline", "must_understand": False, "metadata": children}
     root = json.loads(files["zarr.json"]) | {"consolidated_metadata": inline}
-    return files | {"zarr.json": json.dumps(root, indent=2).encode()}
+    return dict(files) | {"zarr.json": json.dumps(root, indent=2).encode()}

@@ -4,9 +4,9 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def read_commit(path: Path, member: int) -> Commit | None:
         EnsembleError: The marker is torn or changed.
     """
     layout = read_layout(path)
-    _check_index(layout, member)
+    check_index(layout, member)
     return load_commit(layout.commit(member))
 
 
@@ -79,30 +79,30 @@ def write_member(
             this attempt has committed other bytes, or the bytes cannot be written.
     """
     layout = read_layout(path)
-    _check_index(layout, member)
+    check_index(layout, member)
     _check_arrays(layout, member, arrays)
     _check_configuration(layout, member, provenance)
     content = _encode(layout, member, arrays)
     shards = {name: shard.stored for name, shard in content.items()}
     commit = Commit(member, fence, layout.config_digest, shards, dict(provenance))
-    with reported(f"writing member {member} of {path}"), _turn(layout, member):
-        standing = _standing(layout, commit)
+    with reported(f"writing member {member} of {path}"), taking_turns(layout, [member]):
+        standing = standing_commit(layout, commit)
         for name, shard in content.items():
             if shards[name].damage(path / name):
                 with replacing(path / name) as file:
                     shard.write(file)
         if standing is not None:
             return standing
-        write_atomic(layout.commit(member), seal(_to_json(commit)))
+        write_atomic(layout.commit(member), marker(commit))
     return commit
 
 
-def load_commit(marker: Path) -> Commit | None:
+def load_commit(path: Path) -> Commit | None:
     """Read a marker file; None where there is none, EnsembleError where it is torn or changed."""
     try:
-        found = unseal(marker)
+        found = unseal(path)
         if found["format"] != FORMAT:
-            raise EnsembleError(f"{marker}: format {found['format']}, expected {FORMAT}")
+            raise EnsembleError(f"{path}: format {found['format']}, expected {FORMAT}")
         shards = {name: Stored.from_json(stored) for name, stored in found["shards"].items()}
         return Commit(
             found["member"], found["fence"], found["config_digest"], shards, found["provenance"]
@@ -110,14 +110,16 @@ def load_commit(marker: Path) -> Commit | None:
     except FileNotFoundError:
         return None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise EnsembleError(f"{marker}: not a commit marker: {error!r}") from error
+        raise EnsembleError(f"{path}: not a commit marker: {error!r}") from error
 
 
-def _to_json(commit: Commit) -> dict[str, Any]:
-    return {"format": FORMAT, **asdict(commit)}
+def marker(commit: Commit) -> bytes:
+    """Encode the content of a marker file."""
+    shards = {name: vars(stored) for name, stored in commit.shards.items()}
+    return seal({"format": FORMAT, **vars(commit), "shards": shards})
 
 
-def _standing(layout: Layout, commit: Commit) -> Commit | None:
+def standing_commit(layout: Layout, commit: Commit) -> Commit | None:
     """Return the commit that makes this one needless, refuse where it forbids it."""
     try:
         found = load_commit(layout.commit(commit.member))
@@ -147,7 +149,8 @@ def _encode(layout: Layout, member: int, arrays: Mapping[str, NDArray[Any]]) -> 
     }
 
 
-def _check_index(layout: Layout, member: int) -> None:
+def check_index(layout: Layout, member: int) -> None:
+    """Refuse a member that the ensemble has no place for."""
     if not 0 <= member < layout.members:
         raise EnsembleError(
             f"{layout.path}: member {member} of an ensemble of {layout.members} (counted from 0)"
@@ -187,13 +190,14 @@ def _describe_spec(spec: ArraySpec) -> str:
 
 
 @contextmanager
-def _turn(layout: Layout, member: int) -> Iterator[None]:
-    """Hold the member's byte of one lock file: a killed holder lets go, and it is one inode."""
+def taking_turns(layout: Layout, members: Iterable[int]) -> Iterator[None]:
+    """Hold each member's byte of one lock file: a killed holder lets go, and it is one inode."""
     descriptor = os.open(layout.commits / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         # Record locks belong to the process, so its threads take turns by a lock of their own.
         with _threads:
-            _lock(descriptor, layout, member)
+            for member in sorted(members):  # in one order everywhere, so that nobody deadlocks
+                _lock(descriptor, layout, member)
             yield
     finally:
         os.close(descriptor)

@@ -43,7 +43,7 @@ class Shard:
                 permits: they must not change while the shard is in use.
         """
         chunks = [_encoded(spec, chunk) for chunk in _inner_chunks(spec, values)]
-        return cls([*chunks, memoryview(_index([chunk.nbytes for chunk in chunks]))])
+        return cls([*chunks, memoryview(shard_index([chunk.nbytes for chunk in chunks]))])
 
     @property
     def stored(self) -> Stored:
@@ -76,8 +76,8 @@ def _encoded(spec: ArraySpec, chunk: Array) -> memoryview:
     return memoryview(Blosc("lz4", clevel=5, shuffle=Blosc.BITSHUFFLE).encode(chunk))
 
 
-def _index(lengths: Sequence[int]) -> bytes:
-    """Offset and length of each chunk, then the CRC-32C of those numbers."""
+def shard_index(lengths: Sequence[int]) -> bytes:
+    """Encode the end of a shard: offset and length of each chunk, then the CRC-32C of those."""
     offsets = accumulate(lengths[:-1], initial=0)
     entries = np.array(list(zip(offsets, lengths, strict=True)), "<u8").tobytes()
     return entries + int(google_crc32c.value(entries)).to_bytes(4, "little")

@@ -161,14 +161,15 @@ def _check_member(layout: Layout, member: int, expected: bool) -> MemberReport:
         return MemberReport(member, "missing", (Problem(marker, "not committed"),))
     if commit is None:
         return MemberReport(member, "damaged", (Problem(marker, "deleted after sealing"),))
-    problems = [Problem(marker, reason) for reason in _misfits(layout, member, commit)]
+    problems = [Problem(marker, reason) for reason in misfits(layout, member, commit)]
     for name, stored in commit.shards.items():
         reason = stored.damage(layout.path / name)
         problems += [_shard(layout, name, reason)] if reason else []
     return MemberReport(member, "damaged" if problems else "committed", tuple(problems), commit)
 
 
-def _misfits(layout: Layout, member: int, commit: Commit) -> list[str]:
+def misfits(layout: Layout, member: int, commit: Commit) -> list[str]:
+    """Say in what a marker does not fit the ensemble and member that it is to prove."""
     reasons = []
     if commit.member != member:
         reasons.append(f"it is the marker of member {commit.member}")
