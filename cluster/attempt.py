@@ -23,6 +23,9 @@ from cluster.member import Member
 from cluster.saving import Pace
 from cluster.signals import StopFlag
 
+#: Seconds between two notes of how far an attempt has come.
+_REPORT_SECONDS = 1.0
+
 
 class Work(Protocol):
     """What the step loop needs of user code: a trainer, a sampler, a simulator."""
@@ -212,20 +215,24 @@ class Attempt:
         if sizes is not None and limit is not None:
             sizes.limit_microbatch(limit)
         while True:
+            # Most often there is nothing to do, and a step may take no longer than a millisecond.
             done = self.last_step = work.steps_done
-            self._report(done, work.steps_total)
-            self._confer(work)
+            now = time.monotonic()
             finished = done >= work.steps_total
-            if finished or self.stop:
+            if finished or now - self._reported_at >= _REPORT_SECONDS:
+                self._report(done, work.steps_total)
+            self._confer(work)
+            stopped = bool(self.stop)  # asked once: who leaves has saved
+            if finished or stopped:
                 watch.begin(done, saving=True)
                 self.save(work)
-            else:
+            elif not self._pace.is_quiet(now):
                 self._save_if_due(work)
             if finished:
                 return
             # Not leave_if_asked: to look at the ledger at every step would cost what a step does
             # on a network file system; the report above has done so within the last second.
-            if self.stop:
+            if stopped:
                 raise Interrupted
             if sizes is not None:
                 self.note_microbatch(sizes.microbatch)
@@ -311,11 +318,8 @@ class Attempt:
         print(f"{self.member.name}: {text}", file=sys.stderr, flush=True)
 
     def _report(self, done: int, total: int) -> None:
-        # A hint for progress bars: not fsynced, at most once a second, and lost without harm.
-        now = time.monotonic()
-        if now - self._reported_at < 1.0 and done < total:
-            return
-        self._reported_at = now
+        # A hint for progress bars: not fsynced, and lost without harm.
+        self._reported_at = time.monotonic()
         path = self.member.progress_file
         scratch = path.with_suffix(".tmp")
         with contextlib.suppress(OSError):

@@ -59,6 +59,7 @@ class Pace:
         self._refused_since: float | None = None
         self._saved: Place | None = None
         self._begun = self._saved_at = time.monotonic()
+        self._quiet_until = 0.0
         self._stall = 0.0
         self._interval = self._wanted_interval(longest)
 
@@ -102,7 +103,18 @@ class Pace:
         """
         if self._saver.done:
             self._settle_or_forgive()
-        return self._is_due(time.monotonic() - self._saved_at)
+        due = self._is_due(time.monotonic() - self._saved_at)
+        resting = not (due or self._saver.busy)
+        self._quiet_until = self._saved_at + self._patience() if resting else 0.0
+        return due
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether :meth:`is_due` has told that there is nothing to do until later.
+
+        Args:
+            now: What ``time.monotonic()`` says.
+        """
+        return now < self._quiet_until
 
     def settle(self) -> None:
         """Wait for the save that is being written.
@@ -137,10 +149,15 @@ class Pace:
     def _is_due(self, passed: float) -> bool:
         # The user's upper bound holds even if the last save is still being written; for a save
         # that is merely worth its cost nobody waits.
+        worth_it = passed >= self._interval and not self._saver.busy
+        return worth_it or passed >= self._bound()
+
+    def _bound(self) -> float:
         bound = math.inf if self.longest is None else self.longest
-        if self._refused_since is not None:
-            bound = min(bound, _RETRY_SECONDS)
-        return passed >= bound or (passed >= self._interval and not self._saver.busy)
+        return bound if self._refused_since is None else min(bound, _RETRY_SECONDS)
+
+    def _patience(self) -> float:
+        return min(self._interval, self._bound())
 
     def _start(self, place: Place, state: Callable[[], Mapping[str, Any]]) -> None:
         self._settle_or_forgive()
