@@ -222,12 +222,13 @@ class Attempt:
             if finished or now - self._reported_at >= _REPORT_SECONDS:
                 self._report(done, work.steps_total)
             self._confer(work)
-            stopped = bool(self.stop)  # asked once: who leaves has saved
+            stopped = bool(self.stop)
+            if not (finished or stopped or self._pace.is_quiet(now)):
+                self._save_if_due(work)
+                stopped = bool(self.stop)  # a save takes time, and so may the step after it
             if finished or stopped:
                 watch.begin(done, saving=True)
                 self.save(work)
-            elif not self._pace.is_quiet(now):
-                self._save_if_due(work)
             if finished:
                 return
             # Not leave_if_asked: to look at the ledger at every step would cost what a step does

@@ -199,7 +199,7 @@ class SlurmBox:
             daemon.start()
             daemon.wait_ready(deadline)
             if daemon is daemons.slurmdbd:
-                self._clients.register_cluster()
+                self._clients.register_cluster(deadline)
         for daemon in daemons.slurmds.values():
             daemon.start()
         for daemon in daemons.slurmds.values():

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -59,10 +60,24 @@ class Clients:
             return False
         return CLUSTER in known.split()
 
-    def register_cluster(self) -> None:
-        """Tell a new database of the cluster; an old one knows it."""
-        if not self.accounting_answers():
-            self.run("sacctmgr", "-i", "add", "cluster", CLUSTER)
+    def register_cluster(self, deadline: float) -> None:
+        """Tell a new database of the cluster; an old one knows it.
+
+        An accounting daemon whose database was started again looks for it only now and then.
+
+        Args:
+            deadline: When to give up, on the monotonic clock.
+
+        Raises:
+            SlurmBoxError: The database was not there in time.
+        """
+        while not self.accounting_answers():
+            try:
+                self.run("sacctmgr", "-i", "add", "cluster", CLUSTER)
+            except SlurmBoxError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def set_node(self, node: str, state: str, reason: str) -> None:
         """Change the state of a node, as its administrator would."""
