@@ -143,7 +143,7 @@ def test_signals_that_come_late_or_often_change_nothing(tmp_path: Path) -> None:
         assert first.detail == answered, name
     assert equal(stormy.result(), twin.result())
     events = [event["event"] for event in stormy.member.ledger.events()]
-    assert [event for event in events if event != "queued"] == ["start", "end"] * 2
+    assert [event for event in events if event in ("start", "end")] == ["start", "end"] * 2
 
 
 class Fed:
