@@ -28,7 +28,7 @@ slurm: $(VENV)/.installed-test
 # The tests of the pages need Debian's Chromium; without it they are skipped.
 browser:
 	@command -v chromium > /dev/null || { test "$$(id -u)" = 0 && apt-get -qq update && \
-		DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; } \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium fonts-dejavu-core; } \
 		|| test -z "$(YAOKI_REQUIRE_CHROMIUM)"
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -133,6 +133,7 @@ def test_a_users_time_format_does_not_hide_the_end_time(
 
 def test_a_job_that_cannot_be_asked_about_has_no_facts(commands: Commands) -> None:
     commands.add("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    commands.add("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     assert slurm.job_facts("17") is None
 
 
