@@ -11,7 +11,7 @@ run: $(VENV)/.installed
 	$(BIN)/yaoki run diffusion
 
 test: $(VENV)/.installed-test slurm browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # What CI checks besides the tests: style, types, and that imports only go down.
 check: $(VENV)/.installed-test

@@ -1,8 +1,8 @@
 """How long training stands still for a checkpoint, written in its own time and in the background.
 
-    python benchmarks/checkpoints.py                 # a state of 100 MB, a save every 5 s
-    python benchmarks/checkpoints.py --megabytes 500 --seconds 20
-    python benchmarks/checkpoints.py --intervals     # how often saves come, measuring nothing
+    python -m benchmarks.checkpoints                 # a state of 100 MB, a save every 5 s
+    python -m benchmarks.checkpoints --megabytes 500 --seconds 20
+    python -m benchmarks.checkpoints --intervals     # how often saves come, measuring nothing
 
 A network is trained with AdamW; its state is weights and two moments. Three loops take turns: no
 saves, saves in the steps' time, saves in the background. Printed are the time that a save takes
@@ -12,7 +12,6 @@ slower while the writer shares cores and memory with them, and the stall alone d
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -23,12 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from cluster.checkpoint import CheckpointStore  # noqa: E402  (after the path)
-from cluster.interval import PRIOR_SECONDS, STALL_BUDGET, SaveCost, daly_interval  # noqa: E402
-from cluster.saving import BackgroundSaver  # noqa: E402
+from cluster.checkpoint import CheckpointStore
+from cluster.interval import PRIOR_SECONDS, STALL_BUDGET, SaveCost, daly_interval
+from cluster.saving import BackgroundSaver
 
 WIDTH = 1024
 

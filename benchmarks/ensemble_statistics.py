@@ -1,7 +1,7 @@
 """Statistics of an ensemble: CPU time and peak memory of yaoki, of xarray on dask, and of NumPy.
 
-    python benchmarks/ensemble_statistics.py                           # 64 members of 16 MiB
-    python benchmarks/ensemble_statistics.py --members 512 --megabytes 4
+    python -m benchmarks.ensemble_statistics                           # 64 members of 16 MiB
+    python -m benchmarks.ensemble_statistics --members 512 --megabytes 4
 
 Mean, spread and five quantiles of every point; each way in a process of its own, one thread, with
 the results in memory. Dask has chunks of all members in 64 MiB; without dask that way is left out.
@@ -22,8 +22,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -83,7 +81,8 @@ WAYS: dict[str, Callable[[Path], None]] = {
 
 def cost(way: str, path: Path) -> dict[str, float]:
     """CPU seconds and peak memory (MiB) of one way, imports included."""
-    command = [sys.executable, __file__, "--way", way, "--path", str(path)]
+    module = "benchmarks.ensemble_statistics"
+    command = [sys.executable, "-m", module, "--way", way, "--path", str(path)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found

@@ -1,7 +1,7 @@
 """What the toolkit costs: to submit an array, a step, and to look at a run.
 
-    python benchmarks/overhead.py                    # sbatch and squeue replaced by a few lines
-    python benchmarks/overhead.py --slurmbox         # submission with a real Slurm of its own
+    python -m benchmarks.overhead                    # sbatch and squeue replaced by a few lines
+    python -m benchmarks.overhead --slurmbox         # submission with a real Slurm of its own
 
 Submission is compared with bare submitit's and the step loop with a bare ``while`` loop, in turns,
 so that a change of the machine's load is unfair to neither. ``yaoki status`` is a whole command:
@@ -27,17 +27,16 @@ from typing import Any
 import submitit
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from cluster import RobustExecutor, slurm
+from cluster.attempt import Attempt
+from cluster.calls import Call
+from cluster.cause import Cause
+from cluster.ledger import here
+from cluster.member import Member
+from cluster.signals import StopFlag
+from cluster.slurmbox import SlurmBox
 
-from cluster import RobustExecutor, slurm  # noqa: E402  (after the path)
-from cluster.attempt import Attempt  # noqa: E402
-from cluster.calls import Call  # noqa: E402
-from cluster.cause import Cause  # noqa: E402
-from cluster.ledger import here  # noqa: E402
-from cluster.member import Member  # noqa: E402
-from cluster.signals import StopFlag  # noqa: E402
-from cluster.slurmbox import SlurmBox  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 #: Commands that answer at once, so that what is measured is the toolkits' own work.
 STAND_INS = {

@@ -5,8 +5,8 @@ precision, on one thread of one core: wall and processor time agree unless the m
 Accuracy is the relative distance (vorticity, L2) from a float64 run of ours with an eighth of the
 step; that reference itself is checked against exponax at that step.
 
-    python benchmarks/solver.py                    # times, accuracies, ratio
-    python benchmarks/solver.py --statistics 96    # flow statistics of 96 trajectories
+    python -m benchmarks.solver                    # times, accuracies, ratio
+    python -m benchmarks.solver --statistics 96    # flow statistics of 96 trajectories
 """
 
 import argparse
@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
@@ -28,7 +27,6 @@ os.environ["XLA_FLAGS"] = (
     "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1 "
     + os.environ.get("XLA_FLAGS", "")
 )
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor

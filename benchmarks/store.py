@@ -1,8 +1,8 @@
 """What writing a member costs: yaoki, tensorstore, zarr, h5py and np.save, side by side.
 
-    python benchmarks/store.py                  # 134 MB a member, uncompressed and lz4
-    python benchmarks/store.py --megabytes 500 --rounds 5
-    python benchmarks/store.py --gather 1024    # stores of 1 MiB, linked and copied
+    python -m benchmarks.store                  # 134 MB a member, uncompressed and lz4
+    python -m benchmarks.store --megabytes 500 --rounds 5
+    python -m benchmarks.store --gather 1024    # stores of 1 MiB, linked and copied
 
 Every writer writes the same turbulence-like float32 array to a new place, in the same layout where
 it has one: one shard a member, inner chunks near 1 MiB, one thread. They take turns; printed are
@@ -15,7 +15,6 @@ import os
 import resource
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -32,9 +31,6 @@ import numpy as np  # noqa: E402
 import tensorstore  # noqa: E402
 import zarr  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 from pipelines.ensemble import ArraySpec, create_ensemble, gather, write_member  # noqa: E402
 from pipelines.ensemble.layout import Codec  # noqa: E402

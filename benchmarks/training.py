@@ -1,7 +1,7 @@
 """Seconds a training step of the Kolmogorov score network, against a plain PyTorch rendering.
 
-    python benchmarks/training.py                    # batch 32, all cores: the real thing
-    python benchmarks/training.py --batch 4 --threads 1
+    python -m benchmarks.training                    # batch 32, all cores: the real thing
+    python -m benchmarks.training --batch 4 --threads 1
 
 Every measurement is a process of its own with its own environment. The candidates take turns, so
 that a machine whose load changes is unfair to none, and the median over rounds is printed. All
@@ -17,18 +17,14 @@ import sys
 import time
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from cluster.environment import ALLOCATOR  # noqa: E402  (after the path)
-from kernels.score import LocalScoreUNet, TimeEmbedding  # noqa: E402  (after the path)
-from kernels.sde import VPSDE, denoising_loss  # noqa: E402
+from cluster.environment import ALLOCATOR
+from kernels.score import LocalScoreUNet, TimeEmbedding
+from kernels.sde import VPSDE, denoising_loss
 
 CHANNELS, SIZE, EMBEDDING = 10, 64, 64
 WIDTHS, BLOCKS = (96, 192, 384), (3, 3, 3)
@@ -157,7 +153,7 @@ def start(
     """Start a candidate in a process of its own; zero threads leave the number to torch."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "OMP_", "MKL_"))}
     limits = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    command = [sys.executable, __file__, "--measure", candidate.network]
+    command = [sys.executable, "-m", "benchmarks.training", "--measure", candidate.network]
     for name, value in (("batch", options.batch), ("steps", options.steps), ("threads", threads)):
         command += [f"--{name}", str(value)]
     environment = clean | limits | candidate.environment

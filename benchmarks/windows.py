@@ -1,6 +1,6 @@
 """Reading training windows: yaoki's dataset, a memory map, and h5py, side by side.
 
-    python benchmarks/windows.py
+    python -m benchmarks.windows
 
 One file of 64 trajectories of 64 frames, two channels of 64 x 64, contiguous float32, in the page
 cache; windows of 5 frames at random places, each copied into its row of a batch. One core, the
@@ -10,7 +10,6 @@ readers take turns; printed are medians of windows a core-second, and of the mem
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -23,10 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from pipelines.trajectories import TrajectoryDataset, write_trajectories  # noqa: E402
+from pipelines.trajectories import TrajectoryDataset, write_trajectories
 
 TRAJECTORIES, FRAMES, WINDOW, BATCH = 64, 64, 5, 32
 FRAME = (2, 64, 64)

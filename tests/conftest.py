@@ -13,6 +13,18 @@ import pytest
 from cluster.slurmbox import SlurmBox, SlurmUnavailableError, require_available
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `pytest -n 2 --dist loadgroup`: the files on Slurm share one process, hence one box.
+
+    Most of their time is spent waiting for Slurm, and the other files run beside them,
+    each as a whole, for the sake of its fixtures.
+    """
+    on_slurm = {item.path for item in items if item.get_closest_marker("slurm")}
+    for item in items:
+        group = "slurm" if item.path in on_slurm else item.path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def slurmbox() -> Iterator[SlurmBox]:
     """A box of its own, with SLURM_CONF set for everything that the session starts.

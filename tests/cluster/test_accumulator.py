@@ -1,10 +1,6 @@
 """Laws of the accumulator: what fits on the device never changes what the optimizer sees."""
 
-import json
 import logging
-import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.shortage import Problem, refuse, sizes
+from support.shortage import Problem, refuse, run_short_of_memory, sizes
 from support.small_work import equal
 from torch import Tensor
 
@@ -266,14 +262,5 @@ def test_other_errors_pass() -> None:
 
 
 def test_a_real_shortage_is_healed_bit_for_bit() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _REAL_SHORTAGE],
-        # Else glibc, having seen such a block freed, would keep the next ones for itself.
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = run_short_of_memory(_REAL_SHORTAGE)
     assert report == {"sizes": {"microbatch": 4, "grain": 1, "healed": 1}, "equal": True}

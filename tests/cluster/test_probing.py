@@ -1,18 +1,14 @@
 """Laws of fitting a microbatch: the largest there is, found without a trace."""
 
 import copy
-import json
 import logging
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.shortage import Device, sizes
+from support.shortage import Device, run_short_of_memory, sizes
 from support.small_work import equal
 from torch import Tensor, nn
 
@@ -193,15 +189,6 @@ print(json.dumps([alone.microbatch, both.microbatch, both.healed]))
 
 
 def test_under_a_real_limit_the_size_that_is_found_fits() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _REAL_SHORTAGE],
-        # Else glibc, having seen such a block freed, would keep the next ones for itself.
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    alone, both, healed = json.loads(done.stdout)
+    alone, both, healed = run_short_of_memory(_REAL_SHORTAGE)
     # The two moments, and the copy of the parameter to be put back, are in the place of samples.
     assert (6 <= alone <= 9, alone - both, healed) == (True, 3, 0)

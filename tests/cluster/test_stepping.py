@@ -1,16 +1,12 @@
 """Laws of the optimizer's step: out of memory anywhere in it, each parameter moves exactly once."""
 
 import copy
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from support.shortage import Refusing
+from support.shortage import Refusing, run_short_of_memory
 from support.small_work import equal
 from torch import Tensor, optim
 from torch.optim import Optimizer
@@ -217,13 +213,4 @@ print(json.dumps([step.thrifty, digest(parameters, optimizer) == plain]))
 
 
 def test_a_real_shortage_in_the_first_step_is_healed() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _REAL_SHORTAGE],
-        # Else glibc, having seen such a block freed, would keep the next ones for itself.
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [True, True]
+    assert run_short_of_memory(_REAL_SHORTAGE) == [True, True]

@@ -1,6 +1,10 @@
-"""A small problem whose gradients are known, and an allocator that refuses where it is told."""
+"""A small problem of known gradients, an allocator that refuses where told, a real shortage."""
 
 import copy
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,3 +135,17 @@ class Refusing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch shi
             halves = [arg[:half] if isinstance(arg, list) else arg for arg in args]
             func(*halves, **(kwargs or {}))
         raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+
+
+def run_short_of_memory(program: str) -> Any:
+    """What a Python program that limits its own memory prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        # Else glibc, having seen such a block freed, would keep the next ones for itself.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
