@@ -28,7 +28,11 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     plan = _parser(commands, "plan", _plan, "show what would run, and check it; changes nothing")
     plan.add_argument("--smoke", action="store_true", help="also take one step of the first member")
     plan.add_argument("--scripts", action="store_true", help="print every batch script in full")
-    plan.add_argument("--explain", action="store_true", help="say where each value comes from")
+    plan.add_argument(
+        "--explain",
+        action="store_true",
+        help="say of each value where it is from and what it means",
+    )
     run = _parser(commands, "run", _run, "run a job on this machine, or go on with it")
     run.add_argument(
         "--workers", type=_positive, help="members at once, at most (default: what the cores hold)"

@@ -3,6 +3,7 @@
 from cluster.quantities import MemorySize, Walltime
 from pipelines.config.fields import Config
 from pipelines.config.loader import ConfigError, Source
+from pipelines.config.meanings import meanings
 from pipelines.config.render import digest, dump_yaml
 from pipelines.config.resolve import Resolved, amend, load, preset_names
 
@@ -17,5 +18,6 @@ __all__ = [
     "digest",
     "dump_yaml",
     "load",
+    "meanings",
     "preset_names",
 ]

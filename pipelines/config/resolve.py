@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.config.fields import Config
 from pipelines.config.loader import ConfigError, Node, Source, merge, parse_yaml, read_yaml
+from pipelines.config.meanings import meanings
 from pipelines.config.problems import problems_of, unknown
 from pipelines.config.render import dump_yaml
 
@@ -26,13 +27,16 @@ class Resolved(Generic[ConfigT]):
     provenance: Mapping[str, Source]
 
     def explain(self) -> str:
-        """One line a value: its path, the value, and where it comes from."""
-        rows = [
-            (f"{path} = {_value_at(self.config, path)}", str(source))
-            for path, source in self.provenance.items()
-        ]
-        width = max((len(left) for left, _ in rows), default=0)
-        return "\n".join(f"{left:<{width}}  # {right}" for left, right in rows)
+        """Of each value its path, what it is, where it comes from, and below it what it means."""
+        rows = {path: f"{path} = {_value_at(self.config, path)}" for path in self.provenance}
+        width = max(map(len, rows.values()), default=0)
+        told = meanings(type(self.config))
+        lines = []
+        for path, source in self.provenance.items():
+            lines.append(f"{rows[path]:<{width}}  # {source}")
+            if path in told:
+                lines.append(f"    {told[path]}")
+        return "\n".join(lines)
 
 
 def load(
