@@ -1,7 +1,8 @@
 """Metrics of a member: one append-only file that is the truth, and sinks that may fail.
 
-``metrics.jsonl`` holds one JSON object a line (see ``docs/tracking.md``). Sinks such as Weights &
-Biases and TensorBoard (:mod:`pipelines.sinks`) show the same rows; they never stop a run.
+``metrics.jsonl`` holds one JSON object a line (see ``docs/tracking.md``), and names the images
+beside it. Sinks such as Weights & Biases and TensorBoard (:mod:`pipelines.sinks`) show the same;
+they never stop a run.
 """
 
 import json
@@ -11,13 +12,15 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias
+from urllib.parse import quote
 
-import numpy as np
 from numpy.typing import NDArray
 
-from cluster.files import fsync_directory
+from cluster.files import fsync_directory, write_atomic
+from pipelines.pictures import Pixels, encode_png, pixels
 
 Value: TypeAlias = str | int | float | bool | None
 Row: TypeAlias = dict[str, Value]
@@ -25,7 +28,7 @@ Row: TypeAlias = dict[str, Value]
 VOLATILE = ("time", "attempt")
 """Fields that differ between an interrupted run and an uninterrupted one, and may."""
 
-_RESERVED = {"step", "attempt", "time", "rewind"}
+_RESERVED = {"step", "attempt", "time", "rewind", "image", "file"}
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _log = logging.getLogger(__name__)
 
@@ -70,6 +73,20 @@ class MetricsLog:
         plain = {name: _plain(name, value) for name, value in values.items()}
         self._append({"step": int(step), **self._stamp(), **plain})
         return plain
+
+    def log_image(self, name: str, image: Pixels, step: int) -> None:
+        """Keep an image, :math:`(H, W, 3)`, in a file of its own, and append a row that names it.
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        # An attempt that comes by here again writes the same name.
+        file = Path("images", f"{quote(name, safe='')}-{int(step):08d}.png")
+        directory = self.path.parent / file.parent
+        directory.mkdir(exist_ok=True)
+        write_atomic(self.path.parent / file, encode_png(image))
+        named: Row = {"image": name, "file": str(file)}
+        self._append({"step": int(step), **self._stamp(), **named})
 
     def rewind(self, step: int) -> None:
         """Declare that this attempt continues from ``step``: readers drop older rows beyond it."""
@@ -125,19 +142,35 @@ def read_metrics(path: str | Path, *, without: Collection[str] = ()) -> list[Row
         MetricsError: If a line before the last is no row.
         FileNotFoundError: If there is no such file.
     """
-    rows: list[dict[str, Any]] = []
-    for row in _rows(Path(path)):
-        if "rewind" in row:
-            rows = [kept for kept in rows if kept["step"] <= row["rewind"]]
-        else:
-            rows.append(row)
-    latest: dict[int, int] = {}
-    for row in rows:
-        latest[row["step"]] = max(row["attempt"], latest.get(row["step"], row["attempt"]))
     return [
         {name: _decode(value) for name, value in row.items() if name not in without}
-        for row in rows
-        if row["attempt"] == latest[row["step"]]
+        for row in _counting(Path(path))
+        if "image" not in row
+    ]
+
+
+@dataclass(frozen=True)
+class LoggedImage:
+    """An image of the log.
+
+    Attributes:
+        step: How many steps were done.
+        name: The series it belongs to.
+        file: Its PNG file.
+    """
+
+    step: int
+    name: str
+    file: Path
+
+
+def read_images(path: str | Path) -> list[LoggedImage]:
+    """The images that count, by the same rules as :func:`read_metrics` and with its errors."""
+    path = Path(path)
+    return [
+        LoggedImage(row["step"], row["image"], path.parent / row["file"])
+        for row in _counting(path)
+        if "image" in row
     ]
 
 
@@ -150,8 +183,11 @@ class Sink(Protocol):
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Show the values of a step."""
 
-    def log_image(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+    def log_image(self, name: str, image: Pixels, step: int) -> None:
         """Show an image, :math:`(H, W, 3)`."""
+
+    def sync(self) -> None:
+        """Hand on what is held back; called before a checkpoint."""
 
     def close(self) -> None:
         """Flush and let go."""
@@ -170,7 +206,7 @@ class Tracker:
         self._offer(lambda sink: sink.log(step, plain))
 
     def log_image(self, name: str, image: NDArray[Any], step: int) -> None:
-        """Show an image in the sinks alone.
+        """Log an image.
 
         Args:
             name: The series it belongs to.
@@ -180,8 +216,9 @@ class Tracker:
         Raises:
             ValueError: If the array has another shape.
         """
-        pixels = _pixels(name, image)
-        self._offer(lambda sink: sink.log_image(name, pixels, step))
+        plain = pixels(name, image)
+        self.metrics.log_image(name, plain, step)
+        self._offer(lambda sink: sink.log_image(name, plain, step))
 
     def rewind(self, step: int) -> None:
         """Continue from ``step``, before the first row of a resumed attempt."""
@@ -191,6 +228,7 @@ class Tracker:
     def sync(self) -> None:
         """Make all rows durable, before a checkpoint."""
         self.metrics.sync()
+        self._offer(lambda sink: sink.sync())
 
     def close(self) -> None:
         """Close the log and every sink."""
@@ -226,6 +264,19 @@ def _repair(path: Path) -> None:
         if whole and not lines[whole - 1].endswith(b"\n"):
             file.seek(0, os.SEEK_END)
             file.write(b"\n")
+
+
+def _counting(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for row in _rows(path):
+        if "rewind" in row:
+            rows = [kept for kept in rows if kept["step"] <= row["rewind"]]
+        else:
+            rows.append(row)
+    latest: dict[int, int] = {}
+    for row in rows:
+        latest[row["step"]] = max(row["attempt"], latest.get(row["step"], row["attempt"]))
+    return [row for row in rows if row["attempt"] == latest[row["step"]]]
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -267,14 +318,3 @@ def _encode(value: Value) -> Value:
 
 def _decode(value: Value) -> Value:
     return _SPECIAL.get(value, value) if isinstance(value, str) else value
-
-
-def _pixels(name: str, image: NDArray[Any]) -> NDArray[np.uint8]:
-    image = np.asarray(image)
-    if image.ndim == 2:
-        image = np.repeat(image[:, :, None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image {name!r}: expected (H, W) or (H, W, 3), found {image.shape}")
-    if image.dtype == np.uint8:
-        return image
-    return np.asarray(np.rint(np.clip(image, 0, 1) * 255), dtype=np.uint8)

@@ -11,7 +11,7 @@ from support.comparison import differences
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster import Member
-from pipelines.tracking import read_metrics
+from pipelines.tracking import read_images, read_metrics
 
 SINKS = ("tracking.wandb=true", "tracking.tensorboard=true")
 
@@ -28,6 +28,11 @@ def test_sinks_show_every_epoch_once_and_change_nothing(smoke_run: Path, tmp_pat
         shown = {event.step: event.value for event in events.Scalars("loss")}
         assert list(shown) == [row["step"] for row in rows]
         assert len(list(directory.glob("wandb/offline-run-*"))) == 1
+        validated = [row["step"] for row in rows if "validation" in row]
+        assert [image.step for image in events.Images("fit")] == validated
+        assert [image.step for image in read_images(directory / "metrics.jsonl")] == validated
+        sampled = EventAccumulator(str(Member(run, "assimilate", index).directory / "tensorboard"))
+        assert len(sampled.Reload().Images("samples")) == 1
 
 
 def test_a_killed_member_with_sinks_ends_like_one_without(smoke_run: Path, tmp_path: Path) -> None:

@@ -16,9 +16,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.memory_group import memory_group
+from support.wandb_endpoint import endpoint
 
+from pipelines.pictures import decode_png
 from pipelines.sinks import TensorBoardSink, replay, run_id
-from pipelines.tracking import VOLATILE, MetricsError, MetricsLog, Tracker, read_metrics
+from pipelines.tracking import (
+    VOLATILE,
+    MetricsError,
+    MetricsLog,
+    Tracker,
+    read_images,
+    read_metrics,
+)
 
 FILES = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -79,7 +89,7 @@ def test_only_scalars_are_metrics(tmp_path: Path, value: Any) -> None:
     assert read_metrics(tmp_path / "m") == []
 
 
-@pytest.mark.parametrize("name", ["step", "attempt", "time", "rewind"])
+@pytest.mark.parametrize("name", ["step", "attempt", "time", "rewind", "image", "file"])
 def test_reserved_names_are_refused(tmp_path: Path, name: str) -> None:
     with MetricsLog(tmp_path / "m") as log, pytest.raises(MetricsError, match="reserved"):
         log.log(1, {name: 1})
@@ -206,6 +216,40 @@ def test_a_kill_loses_no_row_that_was_logged(tmp_path: Path) -> None:
     assert len(steps) - seen in (0, 1)  # one row may be logged and not yet told
 
 
+GREEDY = """
+import os, random, sys, threading
+from pathlib import Path
+from pipelines.tracking import MetricsLog
+Path(sys.argv[2]).write_text(str(os.getpid()))
+log = MetricsLog(sys.argv[1])
+chance, hoard = random.Random(int(sys.argv[3])), []
+def grow():
+    while True:
+        hoard.append(b"x" * chance.randrange(1 << 20))
+for step in range(1, 10**9):
+    log.log(step, {"loss": 1.0 / step, "text": "x" * 3000})
+    os.write(1, b"%d\\n" % step)
+    if step == 100:
+        threading.Thread(target=grow, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_kill_for_memory_loses_at_most_one_row(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "m"
+    with memory_group("metrics", 128 << 20) as processes:
+        command = [sys.executable, "-c", GREEDY, str(path), str(processes), str(seed)]
+        done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    told = int(done.stdout.splitlines()[-1]) if done.stdout.endswith(b"\n") else 0
+    assert told >= 100
+    MetricsLog(path, attempt=1).close()
+    steps = [row["step"] for row in read_metrics(path)]
+    assert steps == [*range(1, len(steps) + 1)]
+    # The row in hand may be logged and not yet told, or lost.
+    assert len(steps) - told in (0, 1)
+
+
 FULL = """
 import resource, sys
 from pipelines.tracking import MetricsLog
@@ -270,10 +314,12 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None
 
 def test_a_log_can_be_replayed_into_a_fresh_sink(tmp_path: Path) -> None:
     run_once(tmp_path / "m", 9)
-    with MetricsLog(tmp_path / "m", attempt=1) as log:
-        log.rewind(4)
-        log.log(5, {"loss": -5.0})
+    with Tracker(MetricsLog(tmp_path / "m", attempt=1)) as tracker:
+        tracker.rewind(4)
+        tracker.log(5, {"loss": -5.0})
+        tracker.log_image("flow", np.full((4, 6), 0.5), 5)
     assert replay(tmp_path / "m", TensorBoardSink(tmp_path / "tb")) == 5
+    assert [image.step for image in events(tmp_path / "tb").Images("flow")] == [5]
     shown = [(event.step, event.value) for event in events(tmp_path / "tb").Scalars("loss")]
     assert [step for step, _ in shown] == [1, 2, 3, 4, 5]
     assert shown[-1] == (5, -5.0)
@@ -286,7 +332,7 @@ from pathlib import Path
 from pipelines.sinks import WandbSink, run_id
 from pipelines.tracking import MetricsLog, Tracker
 home, attempt = Path(sys.argv[1]), int(sys.argv[2])
-sink = WandbSink(home, run_id("d" * 64, 3), config={"epochs": 2})
+sink = WandbSink(home, run_id("d" * 64, "train/0003"), config={"epochs": 2})
 with Tracker(MetricsLog(home / "m", attempt), [sink]) as tracker:
     if attempt:
         tracker.rewind(2)
@@ -303,8 +349,8 @@ def test_wandb_keeps_one_identifier_offline_through_attempts(tmp_path: Path) -> 
         assert "is off" not in done.stderr
     directories = sorted((tmp_path / "wandb").glob("offline-run-*"))
     assert len(directories) == 2
-    identifier = run_id("d" * 64, 3)
-    assert identifier == "dddddddddddddddd-0003"
+    identifier = run_id("d" * 64, "train/0003")
+    assert identifier == "dddddddddddddddd-train-0003"
     for directory in directories:
         record = directory / f"run-{identifier}.wandb"
         assert b"loss" in record.read_bytes()
@@ -331,6 +377,47 @@ def test_a_missing_wandb_warns_once_and_stops_nothing(tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path / "m")) == 3
 
 
+UNREACHABLE = """
+import logging, sys
+from pipelines import sinks
+from pipelines.tracking import MetricsLog, Tracker
+logging.basicConfig()
+sinks._INIT_TIMEOUT = sinks._FINISH_TIMEOUT = 2.0
+sink = sinks.WandbSink(sys.argv[1] + ".d", "x", mode="online")
+with Tracker(MetricsLog(sys.argv[1]), [sink]) as tracker:
+    for step in range(1, 7):
+        tracker.log(step, {"loss": 1.0})
+        if step == 3:
+            print("logged", flush=True)
+            sys.stdin.readline()
+"""
+
+
+def test_a_server_that_is_not_there_warns_once_and_stops_nothing(tmp_path: Path) -> None:
+    with endpoint() as server:
+        environment = server.environment(tmp_path) | {"WANDB_BASE_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", UNREACHABLE, str(tmp_path / "m")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stderr.count("WandbSink is off from here on") == 1
+    assert len(read_metrics(tmp_path / "m")) == 6
+
+
+def test_a_server_that_goes_away_stops_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", UNREACHABLE, str(tmp_path / "m")]
+    pipe = subprocess.PIPE
+    with endpoint() as server:
+        environment = server.environment(tmp_path)
+        run = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment
+        )
+        assert run.stdout is not None
+        assert run.stdout.readline() == "logged\n"
+    _, said = run.communicate("go on\n")
+    assert run.returncode == 0
+    assert said.count("WandbSink is off from here on") == 1
+    assert len(read_metrics(tmp_path / "m")) == 6
+
+
 def test_a_sink_that_breaks_leaves_the_others_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -346,6 +433,22 @@ def test_a_sink_that_breaks_leaves_the_others_alone(
     assert len(caplog.records) == 1
     assert len(events(tmp_path / "tb").Scalars("loss")) == 3
     assert len(read_metrics(tmp_path / "m")) == 3
+
+
+def test_images_are_kept_and_count_by_the_rules_of_rows(tmp_path: Path) -> None:
+    for attempt in (1, 2):
+        with Tracker(MetricsLog(tmp_path / "m", attempt)) as tracker:
+            if attempt == 2:
+                tracker.rewind(4)
+            for step in (3, 5, 7)[attempt - 1 : attempt + 1]:
+                tracker.log(step, {"loss": 1.0})
+                tracker.log_image("of/a ü", np.full((2, 3), step * attempt, np.uint8), step)
+    assert [row["step"] for row in read_metrics(tmp_path / "m")] == [3, 5, 7]
+    images = read_images(tmp_path / "m")
+    assert [(image.step, image.name) for image in images] == [(s, "of/a ü") for s in (3, 5, 7)]
+    shown = [decode_png(image.file.read_bytes()).max() for image in images]
+    assert shown == [3, 10, 14]
+    assert len(list((tmp_path / "images").iterdir())) == 3
 
 
 def test_an_image_of_another_shape_is_refused(tmp_path: Path) -> None:
