@@ -24,7 +24,7 @@ class Endpoint(ThreadingHTTPServer):
     Attributes:
         histories: Lines of history by run.
         files: What was uploaded, by run and name.
-        refusing: Whether rows are answered with an error.
+        refusing: Runs whose rows are answered with an error.
         requests: Operations and paths, in the order in which they came.
     """
 
@@ -34,7 +34,7 @@ class Endpoint(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.histories: dict[str, list[str]] = {}
         self.files: dict[str, bytes] = {}
-        self.refusing = False
+        self.refusing: set[str] = set()
         self.requests: list[str] = []
 
     @property
@@ -92,9 +92,10 @@ class _Handler(BaseHTTPRequestHandler):
         sent = json.loads(self._body())
         if self.path.endswith("/file_stream"):
             self.server.requests.append(self.path)
-            if self.server.refusing:
+            run = self.path.split("/")[4]
+            if run in self.server.refusing:
                 return self._reply({"error": "the disk of the server is full"}, 403)
-            self.server.stream(self.path.split("/")[4], sent)
+            self.server.stream(run, sent)
             return self._reply({"exitcode": None, "limits": {}})
         operation = re.search(r"(?:query|mutation)\s+(\w+)", sent["query"])
         name = operation[1] if operation else ""
