@@ -1,7 +1,8 @@
 """Weights & Biases and TensorBoard as sinks of a tracker, each imported at its first row."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -143,14 +144,16 @@ class WandbSink:
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Log the values of a step."""
-        self._open().log(dict(values), step=step)
+        with _told_once():
+            self._open().log(dict(values), step=step)
 
     def log_image(self, name: str, image: Pixels, step: int) -> None:
         """Log an image, :math:`(H, W, 3)`."""
         run = self._open()
         import wandb
 
-        run.log({name: wandb.Image(image)}, step=step)
+        with _told_once():
+            run.log({name: wandb.Image(image)}, step=step)
 
     def sync(self) -> None:
         """Nothing to do: W&B has no way to wait for rows."""
@@ -159,7 +162,8 @@ class WandbSink:
         """Finish the run."""
         run, self._run = self._run, None
         if run is not None:
-            run.finish()
+            with _told_once():
+                run.finish()
 
     def _open(self) -> Any:
         if self._run is None:
@@ -188,6 +192,19 @@ class WandbSink:
                 settings=quiet,
             )
         return self._run
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Where W&B's own process has gone, keep its hook at exit from telling so in a traceback."""
+    try:
+        yield
+    except ConnectionError:
+        import wandb
+
+        with suppress(ConnectionError):
+            wandb.teardown()
+        raise
 
 
 class TensorBoardSink:

@@ -26,8 +26,7 @@ def shown_steps(path: str) -> set[int] | None:
     Raises:
         SyncError: W&B is not installed, nobody is logged in, or the server does not answer.
     """
-    # Unless told otherwise, W&B asks a server that is gone again for hours.
-    os.environ.update(_IMPATIENT)
+    _lose_patience()
     try:
         import wandb
         from wandb.apis.public.runs import RunNotFoundError
@@ -73,13 +72,14 @@ def push(segments: Mapping[str, Path], directory: Path) -> dict[str, str]:
 
 def _wandb_sync(segments: Sequence[Path], directory: Path) -> str:
     """Run it, and return what it printed."""
+    _lose_patience()
     command = [sys.executable, "-P", "-m", "wandb", "sync", *map(str, segments)]
     told = {"WANDB_MODE": "online", "WANDB_DIR": str(directory)}
     try:
         done = subprocess.run(
             command,
             cwd=directory,
-            env=os.environ | _IMPATIENT | told,
+            env=os.environ | told,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -90,3 +90,9 @@ def _wandb_sync(segments: Sequence[Path], directory: Path) -> str:
     except subprocess.TimeoutExpired:
         return f"'wandb sync' had not ended after {_PATIENCE:.0f} s"
     return done.stdout.strip()
+
+
+def _lose_patience() -> None:
+    """Unless the user told W&B otherwise, it asks a server that is gone again for hours."""
+    for name, value in _IMPATIENT.items():
+        os.environ.setdefault(name, value)

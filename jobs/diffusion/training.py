@@ -182,7 +182,10 @@ def tracker(config: DiffusionConfig, member: Member, attempt: Attempt) -> Tracke
     if ask.wandb:
         identifier = run_id(identity(config), member.name)
         mode: Mode = "online" if ask.online else "offline"
-        sinks.append(WandbSink(member.directory, identifier, project=ask.project, mode=mode))
+        shown = config.model_dump(mode="json")
+        sinks.append(
+            WandbSink(member.directory, identifier, project=ask.project, config=shown, mode=mode)
+        )
     if ask.tensorboard:
         sinks.append(TensorBoardSink(member.directory / "tensorboard"))
     return Tracker(MetricsLog(member.directory / "metrics.jsonl", attempt.number), sinks)

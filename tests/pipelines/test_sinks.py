@@ -111,6 +111,33 @@ def test_a_missing_wandb_warns_once_and_stops_nothing(tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path / "m")) == 3
 
 
+ORPHANED = """
+import logging, sys
+import psutil
+from pipelines.sinks import WandbSink
+from pipelines.tracking import MetricsLog, Tracker
+logging.basicConfig()
+with Tracker(MetricsLog(sys.argv[1]), [WandbSink(sys.argv[1] + ".d", "x")]) as tracker:
+    tracker.log(1, {"loss": 1.0})
+    helpers = psutil.Process().children(recursive=True)
+    for helper in helpers:
+        helper.kill()
+    psutil.wait_procs(helpers)
+    if sys.argv[2] == "goes on":
+        tracker.log(2, {"loss": 1.0})
+        tracker.log(3, {"loss": 1.0})
+"""
+
+
+@pytest.mark.parametrize(("then", "rows"), [("goes on", 3), ("ends", 1)])
+def test_a_wandb_that_was_killed_itself_warns_once(tmp_path: Path, then: str, rows: int) -> None:
+    command = [sys.executable, "-c", ORPHANED, str(tmp_path / "m"), then]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.count("WandbSink is off from here on") == 1
+    assert "Traceback" not in done.stderr
+    assert len(read_metrics(tmp_path / "m")) == rows
+
+
 UNREACHABLE = """
 import logging, sys
 from pipelines import sinks
@@ -199,3 +226,26 @@ def test_tracking_imports_no_sink_until_it_is_used() -> None:
         "sys.exit(bool({'torch', 'wandb', 'tensorboard'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+UNASKED = """
+import importlib, pkgutil, sys
+from pathlib import Path
+import cluster, jobs, kernels, pipelines
+for floor in (cluster, jobs, kernels, pipelines):
+    for module in pkgutil.walk_packages(floor.__path__, floor.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+from pipelines.sinks import TensorBoardSink
+from pipelines.tracking import MetricsLog, Tracker
+home = Path(sys.argv[1])
+with Tracker(MetricsLog(home / "m"), [TensorBoardSink(home / "tensorboard")]) as tracker:
+    tracker.log(1, {"loss": 1.0})
+print(sorted(name for name in sys.modules if name.split(".")[0] == "wandb"))
+"""
+
+
+def test_wandb_is_never_imported_unless_asked_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", UNASKED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

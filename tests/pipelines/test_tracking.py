@@ -15,9 +15,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.memory_group import memory_group
+from support.cgroup import run_limited
 
-from pipelines.tracking import VOLATILE, MetricsError, MetricsLog, read_metrics
+from cluster.slurmbox.cgroups import MemoryControl, detect
+from pipelines.tracking import VOLATILE, MetricsError, MetricsLog, Tracker, read_metrics
 
 FILES = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -82,6 +83,15 @@ def test_only_scalars_are_metrics(tmp_path: Path, value: Any) -> None:
 def test_reserved_names_are_refused(tmp_path: Path, name: str) -> None:
     with MetricsLog(tmp_path / "m") as log, pytest.raises(MetricsError, match="reserved"):
         log.log(1, {name: 1})
+
+
+def test_each_line_has_its_attempt_and_its_step(tmp_path: Path) -> None:
+    with Tracker(MetricsLog(tmp_path / "m", attempt=2)) as tracker:
+        tracker.rewind(3)
+        tracker.log(4, {"loss": 1.0})
+        tracker.log_image("flow", np.zeros((2, 2)), 5)
+    lines = [json.loads(line) for line in (tmp_path / "m").read_text().splitlines()]
+    assert [(line["attempt"], line["step"]) for line in lines] == [(2, 3), (2, 4), (2, 5)]
 
 
 def test_a_row_is_in_the_file_when_log_returns(tmp_path: Path) -> None:
@@ -207,11 +217,9 @@ def test_a_kill_loses_no_row_that_was_logged(tmp_path: Path) -> None:
 
 GREEDY = """
 import os, random, sys, threading
-from pathlib import Path
 from pipelines.tracking import MetricsLog
-Path(sys.argv[2]).write_text(str(os.getpid()))
 log = MetricsLog(sys.argv[1])
-chance, hoard = random.Random(int(sys.argv[3])), []
+chance, hoard = random.Random(int(sys.argv[2])), []
 def grow():
     while True:
         hoard.append(b"x" * chance.randrange(1 << 20))
@@ -225,12 +233,11 @@ for step in range(1, 10**9):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_kill_for_memory_loses_at_most_one_row(tmp_path: Path, seed: int) -> None:
+    assert detect() is not MemoryControl.POLLING, "expected a memory cgroup that can be written to"
     path = tmp_path / "m"
-    with memory_group("metrics", 128 << 20) as processes:
-        command = [sys.executable, "-c", GREEDY, str(path), str(processes), str(seed)]
-        done = subprocess.run(command, capture_output=True, check=False)
+    done = run_limited([sys.executable, "-c", GREEDY, str(path), str(seed)], mebibytes=192)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    told = int(done.stdout.splitlines()[-1]) if done.stdout.endswith(b"\n") else 0
+    told = int(done.stdout.splitlines()[-1])
     assert told >= 100
     MetricsLog(path, attempt=1).close()
     steps = [row["step"] for row in read_metrics(path)]
