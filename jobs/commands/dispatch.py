@@ -19,13 +19,14 @@ _COMMANDS = {
     "jobs.commands.steer:add_parsers": ("cancel", "retry"),
     "jobs.commands.results:add_parsers": ("collect", "verify"),
     "jobs.commands.stats:add_parsers": ("stats",),
+    "jobs.commands.sync:add_parsers": ("sync",),
     "jobs.commands.data:add_parsers": ("repack",),
     "jobs.commands.doctor:add_parsers": ("doctor",),
     "cluster.slurmbox:add_parser": ("slurmbox",),
 }
 
 _EPILOG = """exit codes: 0 done; 1 members failed or the ensemble is damaged; 2 bad command or
-configuration; 69 Slurm or a package is missing; 74 the disk refused; 130 interrupted, to be
+configuration; 69 Slurm, W&B or a package is missing; 74 the disk refused; 130 interrupted, to be
 continued with the same command"""
 
 

@@ -17,6 +17,7 @@ _ERRORS = {
     ("jobs.launch", "StageFailedError"): FAILED,
     ("pipelines.config", "ConfigError"): USAGE,
     ("pipelines.tracking", "MetricsError"): FAILED,
+    ("pipelines.wandb_server", "SyncError"): UNAVAILABLE,
 }
 
 

@@ -149,12 +149,14 @@ class TrackingConfig(Config):
     """Where metrics go besides ``metrics.jsonl``.
 
     Attributes:
-        wandb: Send them to Weights & Biases, offline.
+        wandb: Write them for Weights & Biases; ``yaoki sync`` sends them.
+        online: Send them while members run: these need a login and a network.
         tensorboard: Write TensorBoard events.
         project: Project at Weights & Biases.
     """
 
     wandb: bool = False
+    online: bool = False
     tensorboard: bool = False
     project: str = "yaoki-diffusion"
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from cluster import Attempt, Member
 from cluster.files import write_atomic
 from jobs.diffusion.config import DiffusionConfig
+from jobs.diffusion.pictures import Picture, fit_picture
 from jobs.diffusion.scores import perturbation, weights_path, window_kernel
 from jobs.diffusion.simulation import shard_paths
 from kernels.sde import denoising_loss
 from kernels.wiener import wiener_floor, window_spectrum
 from pipelines.plan import identity
 from pipelines.seeds import derived_seed, generator
-from pipelines.sinks import TensorBoardSink, WandbSink, run_id
+from pipelines.sinks import Mode, TensorBoardSink, WandbSink, run_id
 from pipelines.tracking import MetricsLog, Sink, Tracker
 from pipelines.training.loop import Trainer, make_deterministic
 from pipelines.trajectories import TrajectoryDataset, split
@@ -26,6 +27,8 @@ from pipelines.trajectories import TrajectoryDataset, split
 _SPECTRUM_WINDOWS = 2048
 #: Held-out windows of a validation.
 _VALIDATION_WINDOWS = 64
+#: Of these, windows in the pictures of a log.
+_PICTURED_WINDOWS = 4
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,12 @@ class Denoising:
             total += float(denoising_loss(network, self.sde, *part).sum())
         return total / len(self.held_out.x)
 
+    def picture(self, network: nn.Module) -> Picture:
+        """What the network makes of some held-out windows."""
+        count = min(_PICTURED_WINDOWS, self.config.training.grain)  # as fits on any device
+        x, t, noise = self.held_out.part(slice(count), torch.device("cpu"))
+        return fit_picture(network, self.sde, x, t, noise)
+
     def _validation_batch(self) -> Noised:
         draws = generator(self.config.seed, "validation")
         count = _VALIDATION_WINDOWS
@@ -150,6 +159,8 @@ def train(config: DiffusionConfig, member: Member, attempt: Attempt) -> dict[str
 
         def record(step: int, metrics: Mapping[str, float]) -> None:
             tracking.log(step, {**metrics, "wiener_floor": floor})
+            if "validation" in metrics:
+                tracking.log_image("fit", objective.picture(trainer.final_network), step)
             # A checkpoint that outlives a power cut must not be ahead of the rows.
             tracking.sync()
 
@@ -169,8 +180,12 @@ def tracker(config: DiffusionConfig, member: Member, attempt: Attempt) -> Tracke
     ask = config.tracking
     sinks: list[Sink] = []
     if ask.wandb:
-        identifier = run_id(identity(config), member.index)
-        sinks.append(WandbSink(member.directory, identifier, project=ask.project))
+        identifier = run_id(identity(config), member.name)
+        mode: Mode = "online" if ask.online else "offline"
+        shown = config.model_dump(mode="json")
+        sinks.append(
+            WandbSink(member.directory, identifier, project=ask.project, config=shown, mode=mode)
+        )
     if ask.tensorboard:
         sinks.append(TensorBoardSink(member.directory / "tensorboard"))
     return Tracker(MetricsLog(member.directory / "metrics.jsonl", attempt.number), sinks)

@@ -1,7 +1,6 @@
 """Metrics: nothing that was logged is lost, and falling leaves no trace in what is read."""
 
 import json
-import logging
 import math
 import os
 import random
@@ -16,8 +15,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.cgroup import run_limited
 
-from pipelines.sinks import TensorBoardSink, replay, run_id
+from cluster.slurmbox.cgroups import MemoryControl, detect
 from pipelines.tracking import VOLATILE, MetricsError, MetricsLog, Tracker, read_metrics
 
 FILES = settings(
@@ -79,10 +79,19 @@ def test_only_scalars_are_metrics(tmp_path: Path, value: Any) -> None:
     assert read_metrics(tmp_path / "m") == []
 
 
-@pytest.mark.parametrize("name", ["step", "attempt", "time", "rewind"])
+@pytest.mark.parametrize("name", ["step", "attempt", "time", "rewind", "image", "file"])
 def test_reserved_names_are_refused(tmp_path: Path, name: str) -> None:
     with MetricsLog(tmp_path / "m") as log, pytest.raises(MetricsError, match="reserved"):
         log.log(1, {name: 1})
+
+
+def test_each_line_has_its_attempt_and_its_step(tmp_path: Path) -> None:
+    with Tracker(MetricsLog(tmp_path / "m", attempt=2)) as tracker:
+        tracker.rewind(3)
+        tracker.log(4, {"loss": 1.0})
+        tracker.log_image("flow", np.zeros((2, 2)), 5)
+    lines = [json.loads(line) for line in (tmp_path / "m").read_text().splitlines()]
+    assert [(line["attempt"], line["step"]) for line in lines] == [(2, 3), (2, 4), (2, 5)]
 
 
 def test_a_row_is_in_the_file_when_log_returns(tmp_path: Path) -> None:
@@ -206,6 +215,37 @@ def test_a_kill_loses_no_row_that_was_logged(tmp_path: Path) -> None:
     assert len(steps) - seen in (0, 1)  # one row may be logged and not yet told
 
 
+GREEDY = """
+import os, random, sys, threading
+from pipelines.tracking import MetricsLog
+log = MetricsLog(sys.argv[1])
+chance, hoard = random.Random(int(sys.argv[2])), []
+def grow():
+    while True:
+        hoard.append(b"x" * chance.randrange(1 << 20))
+for step in range(1, 10**9):
+    log.log(step, {"loss": 1.0 / step, "text": "x" * 3000})
+    os.write(1, b"%d\\n" % step)
+    if step == 100:
+        threading.Thread(target=grow, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_kill_for_memory_loses_at_most_one_row(tmp_path: Path, seed: int) -> None:
+    assert detect() is not MemoryControl.POLLING, "expected a memory cgroup that can be written to"
+    path = tmp_path / "m"
+    done = run_limited([sys.executable, "-c", GREEDY, str(path), str(seed)], mebibytes=192)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    told = int(done.stdout.splitlines()[-1])
+    assert told >= 100
+    MetricsLog(path, attempt=1).close()
+    steps = [row["step"] for row in read_metrics(path)]
+    assert steps == [*range(1, len(steps) + 1)]
+    # The row in hand may be logged and not yet told, or lost.
+    assert len(steps) - told in (0, 1)
+
+
 FULL = """
 import resource, sys
 from pipelines.tracking import MetricsLog
@@ -238,127 +278,3 @@ def test_files_that_are_no_log_are_refused_and_kept(tmp_path: Path) -> None:
     path.write_text('{"step": 1, "attempt": 0}\nrubbish\n{"step": 2, "attempt": 0}\n')
     with pytest.raises(MetricsError, match=f"{path}:2: expected a row of metrics"):
         read_metrics(path)
-
-
-# --- Sinks ----------------------------------------------------------------------------------------
-
-
-def events(directory: Path) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    return EventAccumulator(str(directory)).Reload()
-
-
-def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None:
-    for attempt, (first, last) in enumerate([(1, 8), (6, 12)]):
-        sink = TensorBoardSink(tmp_path / "tb")
-        with Tracker(MetricsLog(tmp_path / "m", attempt), [sink]) as tracker:
-            if attempt:
-                tracker.rewind(first - 1)
-            for step in range(first, last + 1):
-                tracker.log(step, {"loss": loss(step) + attempt, "note": "text"})
-            tracker.log_image("flow", np.full((4, 6), 0.5), last)
-    shown = [(event.step, event.value) for event in events(tmp_path / "tb").Scalars("loss")]
-    rows = read_metrics(tmp_path / "m")
-    assert [step for step, _ in shown] == [*range(1, 13)]
-    np.testing.assert_allclose(
-        [value for _, value in shown], [float(row["loss"] or 0) for row in rows], rtol=1e-6
-    )
-    images = events(tmp_path / "tb").Images("flow")
-    assert [(image.step, image.height, image.width) for image in images] == [(12, 4, 6)]
-
-
-def test_a_log_can_be_replayed_into_a_fresh_sink(tmp_path: Path) -> None:
-    run_once(tmp_path / "m", 9)
-    with MetricsLog(tmp_path / "m", attempt=1) as log:
-        log.rewind(4)
-        log.log(5, {"loss": -5.0})
-    assert replay(tmp_path / "m", TensorBoardSink(tmp_path / "tb")) == 5
-    shown = [(event.step, event.value) for event in events(tmp_path / "tb").Scalars("loss")]
-    assert [step for step, _ in shown] == [1, 2, 3, 4, 5]
-    assert shown[-1] == (5, -5.0)
-
-
-WANDB = """
-import sys
-import numpy as np
-from pathlib import Path
-from pipelines.sinks import WandbSink, run_id
-from pipelines.tracking import MetricsLog, Tracker
-home, attempt = Path(sys.argv[1]), int(sys.argv[2])
-sink = WandbSink(home, run_id("d" * 64, 3), config={"epochs": 2})
-with Tracker(MetricsLog(home / "m", attempt), [sink]) as tracker:
-    if attempt:
-        tracker.rewind(2)
-    for step in (1, 2, 3):
-        tracker.log(step + 2 * attempt, {"loss": 1.0 / step, "bad": float("nan")})
-    tracker.log_image("flow", np.zeros((4, 4, 3), dtype=np.uint8), 3)
-"""
-
-
-def test_wandb_keeps_one_identifier_offline_through_attempts(tmp_path: Path) -> None:
-    for attempt in "01":
-        command = [sys.executable, "-W", "error", "-c", WANDB, str(tmp_path), attempt]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "is off" not in done.stderr
-    directories = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    assert len(directories) == 2
-    identifier = run_id("d" * 64, 3)
-    assert identifier == "dddddddddddddddd-0003"
-    for directory in directories:
-        record = directory / f"run-{identifier}.wandb"
-        assert b"loss" in record.read_bytes()
-        assert len(list(directory.glob("files/media/images/flow_*.png"))) == 1
-    assert [row["step"] for row in read_metrics(tmp_path / "m")] == [1, 2, 3, 4, 5]
-
-
-WITHOUT = """
-import logging, sys
-from pipelines.sinks import WandbSink
-from pipelines.tracking import MetricsLog, Tracker
-logging.basicConfig()
-sys.modules["wandb"] = None  # what an environment without the package looks like to an import
-with Tracker(MetricsLog(sys.argv[1]), [WandbSink(sys.argv[1] + ".d", "x")]) as tracker:
-    for step in (1, 2, 3):
-        tracker.log(step, {"loss": 1.0})
-"""
-
-
-def test_a_missing_wandb_warns_once_and_stops_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT, str(tmp_path / "m")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr.count("WandbSink is off from here on") == 1
-    assert len(read_metrics(tmp_path / "m")) == 3
-
-
-def test_a_sink_that_breaks_leaves_the_others_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("a file stands where the sink wants its directory")
-    sinks = [TensorBoardSink(blocked), TensorBoardSink(tmp_path / "tb")]
-    with (
-        caplog.at_level(logging.WARNING),
-        Tracker(MetricsLog(tmp_path / "m"), sinks) as tracker,
-    ):
-        for step in (1, 2, 3):
-            tracker.log(step, {"loss": 1.0})
-    assert len(caplog.records) == 1
-    assert len(events(tmp_path / "tb").Scalars("loss")) == 3
-    assert len(read_metrics(tmp_path / "m")) == 3
-
-
-def test_an_image_of_another_shape_is_refused(tmp_path: Path) -> None:
-    with (
-        Tracker(MetricsLog(tmp_path / "m")) as tracker,
-        pytest.raises(ValueError, match=r"image 'flow': expected \(H, W\)"),
-    ):
-        tracker.log_image("flow", np.zeros((3, 4, 4)), 1)
-
-
-def test_tracking_imports_no_sink_until_it_is_used() -> None:
-    code = (
-        "import sys, pipelines.sinks\n"
-        "sys.exit(bool({'torch', 'wandb', 'tensorboard'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
