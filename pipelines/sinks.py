@@ -101,11 +101,21 @@ class WandbRun:
 
     @staticmethod
     def load(directory: Path) -> "WandbRun | None":
-        """What was noted; None where the member never had such a sink."""
+        """What was noted; None where the member never had such a sink.
+
+        Raises:
+            MetricsError: The note is damaged.
+        """
+        note = directory / _NOTE
         try:
-            return WandbRun(**json.loads((directory / _NOTE).read_bytes()))
+            return WandbRun(**json.loads(note.read_bytes()))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError) as error:
+            raise MetricsError(
+                f"{note}: expected what the member is called at W&B, found: {error}. Move it away "
+                "and give 'yaoki sync' the --project; the metrics are not touched."
+            ) from error
 
 
 class WandbSink:

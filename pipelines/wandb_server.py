@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
-#: How long ``wandb sync`` may take for a number of segments, seconds.
+#: How long one ``wandb sync``, or all questions about one run, may take, seconds.
 _PATIENCE = 600.0
 #: How long a question may take, seconds.
 _ANSWER_TIMEOUT = 20
@@ -36,10 +39,7 @@ def shown_steps(path: str) -> set[int] | None:
             "installs it. Nothing is lost: metrics.jsonl has every row."
         ) from error
     try:
-        run = wandb.Api(timeout=_ANSWER_TIMEOUT).run(path)
-        if run.lastHistoryStep < 0:
-            return set()
-        return {int(row["_step"]) for row in run.scan_history(keys=["_step"], use_cache=False)}
+        return _within(_PATIENCE, lambda: _history(wandb.Api(timeout=_ANSWER_TIMEOUT), path))
     except Exception as error:  # of many kinds, some of them private
         if isinstance(getattr(error, "exc", error), RunNotFoundError):
             return None
@@ -48,6 +48,31 @@ def shown_steps(path: str) -> set[int] | None:
             f"{error}. Log in with 'wandb login', and look at WANDB_BASE_URL and the network. "
             "Nothing is lost: the same command goes on."
         ) from error
+
+
+def _history(api: Any, path: str) -> set[int]:
+    run = api.run(path)
+    if run.lastHistoryStep < 0:
+        return set()
+    return {int(row["_step"]) for row in run.scan_history(keys=["_step"], use_cache=False)}
+
+
+def _within(seconds: float, call: Callable[[], set[int]]) -> set[int]:
+    """What a call returns or raises, unless it takes too long: some of W&B's retries never end."""
+    answer: Future[set[int]] = Future()
+
+    def answering() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    # A daemon, which does not keep the command from ending.
+    threading.Thread(target=answering, daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {seconds:.0f} s") from None
 
 
 def push(segments: Mapping[str, Path], directory: Path) -> dict[str, str]:

@@ -25,10 +25,21 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     sync = commands.add_parser("sync", help="send Weights & Biases the metrics that it lacks")
     add_run_argument(sync)
     sync.add_argument("--member", action="append", default=[], help="such as train or train/2")
-    sync.add_argument("--project", help="W&B project of members that ran without W&B")
+    sync.add_argument(
+        "--project", type=_project, help="W&B project of members that ran without W&B"
+    )
     sync.add_argument("--dry-run", action="store_true", help="only tell what is lacking")
     sync.add_argument("--json", action="store_true", help="print JSON for a program to read")
     sync.set_defaults(handler=_sync)
+
+
+def _project(text: str) -> str:
+    from pipelines.tracking.settings import project_name
+
+    try:
+        return project_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _sync(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from jobs.diffusion.config import DiffusionConfig
 from jobs.diffusion.observing import Scene, scene
 from jobs.diffusion.pictures import shades
 from jobs.diffusion.scores import COMPONENTS, perturbation, trained_score, weights_path
-from jobs.diffusion.training import tracker
+from jobs.outputs import tracker
 from kernels.guidance import GaussianLikelihood, GuidedScore
 from kernels.samplers import PredictorCorrector
 from pipelines.ensemble import ArraySpec, create_ensemble, gather_provenance, write_member
@@ -86,7 +86,7 @@ def assimilate(config: DiffusionConfig, member: Member, attempt: Attempt) -> flo
     for _ in attempt.steps(sampling):
         sampling.step()
     samples = sampling.sampler.x.cpu()
-    with tracker(config, member, attempt) as tracking:
+    with tracker(config.tracking, config, member, attempt) as tracking:
         if attempt.number > 1:
             tracking.rewind(sampling.steps_done - 1)  # one that came this far logged it before
         picture = shades([[sample[-1] for sample in samples]])

@@ -14,6 +14,7 @@ from pydantic import (
 
 from pipelines.config import Config
 from pipelines.plan import Resources, StagePlan
+from pipelines.tracking.settings import TrackingConfig
 from pipelines.training.settings import TrainingConfig
 
 
@@ -145,22 +146,6 @@ class StageResources(Config):
     collect: Resources = Resources()
 
 
-class TrackingConfig(Config):
-    """Where metrics go besides ``metrics.jsonl``.
-
-    Attributes:
-        wandb: Write them for Weights & Biases; ``yaoki sync`` sends them.
-        online: Send them while members run: these need a login and a network.
-        tensorboard: Write TensorBoard events.
-        project: Project at Weights & Biases.
-    """
-
-    wandb: bool = False
-    online: bool = False
-    tensorboard: bool = False
-    project: str = "yaoki-diffusion"
-
-
 class DiffusionConfig(Config):
     """The diffusion job.
 
@@ -178,7 +163,7 @@ class DiffusionConfig(Config):
     training: TrainingConfig = TrainingConfig()
     observation: ObservationConfig = ObservationConfig()
     assimilation: AssimilationConfig = AssimilationConfig()
-    tracking: TrackingConfig = TrackingConfig()
+    tracking: TrackingConfig = TrackingConfig(project="yaoki-diffusion")
     resources: StageResources = StageResources()
 
     @model_validator(mode="after")

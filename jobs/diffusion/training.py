@@ -1,25 +1,20 @@
 """Stage ``train``: each member trains one score network from a seed of its own."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cluster import Attempt, Member
-from cluster.files import write_atomic
 from jobs.diffusion.config import DiffusionConfig
 from jobs.diffusion.pictures import Picture, fit_picture
 from jobs.diffusion.scores import perturbation, weights_path, window_kernel
 from jobs.diffusion.simulation import shard_paths
+from jobs.outputs import publish_weights, tracker
 from kernels.sde import denoising_loss
 from kernels.wiener import wiener_floor, window_spectrum
-from pipelines.plan import identity
 from pipelines.seeds import derived_seed, generator
-from pipelines.sinks import Mode, TensorBoardSink, WandbSink, run_id
-from pipelines.tracking import MetricsLog, Sink, Tracker
 from pipelines.training.loop import Trainer, make_deterministic
 from pipelines.trajectories import TrajectoryDataset, split
 
@@ -155,7 +150,7 @@ def train(config: DiffusionConfig, member: Member, attempt: Attempt) -> dict[str
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = window_kernel(config, mean, spectrum).to(device)
     floor = wiener_floor(spectrum, perturbation(config))
-    with tracker(config, member, attempt) as tracking:
+    with tracker(config.tracking, config, member, attempt) as tracking:
 
         def record(step: int, metrics: Mapping[str, float]) -> None:
             tracking.log(step, {**metrics, "wiener_floor": floor})
@@ -173,27 +168,3 @@ def train(config: DiffusionConfig, member: Member, attempt: Attempt) -> dict[str
             trainer.step()
     publish_weights(trainer.final_network, weights_path(member.run, member.index))
     return {"best_validation": trainer.best, "wiener_floor": floor, "skipped": trainer.skipped}
-
-
-def tracker(config: DiffusionConfig, member: Member, attempt: Attempt) -> Tracker:
-    """The metrics log of the member, and the sinks that were asked for."""
-    ask = config.tracking
-    sinks: list[Sink] = []
-    if ask.wandb:
-        identifier = run_id(identity(config), member.name)
-        mode: Mode = "online" if ask.online else "offline"
-        shown = config.model_dump(mode="json")
-        sinks.append(
-            WandbSink(member.directory, identifier, project=ask.project, config=shown, mode=mode)
-        )
-    if ask.tensorboard:
-        sinks.append(TensorBoardSink(member.directory / "tensorboard"))
-    return Tracker(MetricsLog(member.directory / "metrics.jsonl", attempt.number), sinks)
-
-
-def publish_weights(network: nn.Module, path: Path) -> None:
-    """Write the weights whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save({name: value.cpu() for name, value in network.state_dict().items()}, buffer)
-    write_atomic(path, buffer.getvalue())

@@ -4,12 +4,14 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from cluster.files import fsync_directory, write_atomic
-from pipelines.pictures import Pixels, encode_png
 from pipelines.tracking.rows import MetricsError, Row, encode_row, parse_row, plain_value
+
+if TYPE_CHECKING:
+    from pipelines.pictures import Pixels
 
 
 class MetricsLog:
@@ -49,7 +51,7 @@ class MetricsLog:
         self._append({"step": int(step), **self._stamp(), **plain})
         return plain
 
-    def log_image(self, name: str, image: Pixels, step: int) -> None:
+    def log_image(self, name: str, image: "Pixels", step: int) -> None:
         """Keep an image, :math:`(H, W, 3)`, in a file of its own, and append a row that names it.
 
         Raises:
@@ -57,6 +59,8 @@ class MetricsLog:
         """
         # An attempt that comes by here again writes the same name.
         file = Path("images", f"{quote(name, safe='')}-{int(step):08d}.png")
+        from pipelines.pictures import encode_png  # with numpy, which most commands do without
+
         directory = self.path.parent / file.parent
         directory.mkdir(exist_ok=True)
         write_atomic(self.path.parent / file, encode_png(image))

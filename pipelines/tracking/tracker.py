@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from numpy.typing import NDArray
-
-from pipelines.pictures import Pixels, pixels
 from pipelines.tracking.log import MetricsLog
 from pipelines.tracking.rows import Value
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipelines.pictures import Pixels
 
 _log = logging.getLogger("pipelines.tracking")
 
@@ -22,7 +24,7 @@ class Sink(Protocol):
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Show the values of a step."""
 
-    def log_image(self, name: str, image: Pixels, step: int) -> None:
+    def log_image(self, name: str, image: "Pixels", step: int) -> None:
         """Show an image, :math:`(H, W, 3)`."""
 
     def sync(self) -> None:
@@ -44,7 +46,7 @@ class Tracker:
         plain = self.metrics.log(step, values)
         self._offer(lambda sink: sink.log(step, plain))
 
-    def log_image(self, name: str, image: NDArray[Any], step: int) -> None:
+    def log_image(self, name: str, image: "NDArray[Any]", step: int) -> None:
         """Log an image.
 
         Args:
@@ -55,6 +57,8 @@ class Tracker:
         Raises:
             ValueError: If the array has another shape.
         """
+        from pipelines.pictures import pixels  # with numpy, which most commands do without
+
         plain = pixels(name, image)
         self.metrics.log_image(name, plain, step)
         self._offer(lambda sink: sink.log_image(name, plain, step))

@@ -32,10 +32,10 @@ from jobs.diffusion.simulation import Simulation, shard_path, shard_paths
 from jobs.diffusion.training import (
     Denoising,
     linear_statistics,
-    publish_weights,
     shifted,
     train,
 )
+from jobs.outputs import publish_weights
 from kernels.kolmogorov import KolmogorovSolver
 from kernels.wiener import wiener_floor
 from pipelines.seeds import derived_seed

@@ -20,6 +20,7 @@ from pipelines.pictures import decode_png
 from pipelines.sinks import WandbRun
 from pipelines.syncing import find_gap, tracked
 from pipelines.tracking import MetricsLog, read_images
+from pipelines.tracking.settings import TrackingConfig
 
 STEPS = [*range(1, 25)]
 
@@ -207,6 +208,26 @@ def test_a_damaged_log_is_named(server: Endpoint, member: Member) -> None:
     done = sync(server, member)
     assert (done.code, f"{log}:1: expected a row" in done.err) == (1, True)
     assert server.histories == {}
+
+
+def test_a_damaged_note_of_the_run_is_named(server: Endpoint, member: Member) -> None:
+    logged(member, [1])
+    (member.directory / "wandb.json").write_text('{"identifier": ')
+    done = sync(server, member)
+    assert done.code == 1
+    assert str(member.directory / "wandb.json") in done.err
+    assert server.histories == {}
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b#", "", "x" * 129])
+def test_a_project_that_wandb_would_refuse_is_refused_at_once(
+    server: Endpoint, member: Member, name: str
+) -> None:
+    done = sync(server, member, "--project", name)
+    assert done.code == 2
+    assert "expected the name of a W&B project" in done.err
+    with pytest.raises(ValueError, match="expected the name of a W&B project"):
+        TrackingConfig(project=name)
 
 
 def test_members_that_ran_without_wandb_need_a_project(server: Endpoint, member: Member) -> None:
