@@ -21,6 +21,7 @@ from pipelines.ensemble import collect as seal
 from pipelines.evaluation import crps, ensemble_mean_spread, rmse, spread_error_ratio
 from pipelines.figures import LossCurve, loss_curves, png_bytes, spectra, vorticity_panel
 from pipelines.report import Fact, Picture, Section, Table, save_section
+from pipelines.statistics import save_truth
 from pipelines.tracking import read_metrics
 
 Metrics = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -51,6 +52,7 @@ def summarize(config: DiffusionConfig, run: Path, partial: bool = False) -> dict
     scores = evaluate(samples, seen, baseline)
     (run / "report").mkdir(exist_ok=True)
     write_atomic(run / "report" / "evaluation.json", json.dumps(scores, indent=1).encode())
+    save_truth(run, {"velocity": seen.truth.numpy()})
     save_section(run, "diffusion", _section(config, run, scores, samples, seen))
     write_page(run)
     return scores

@@ -7,9 +7,9 @@ from cluster.stage import load_stages
 from pipelines.report.charts import Group, curves_html
 from pipelines.report.curves import stage_curves
 from pipelines.report.elements import paragraph, section_html
+from pipelines.report.ensemble import ensemble_html
 from pipelines.report.general import (
     accounts_html,
-    ensemble_html,
     headline,
     members_html,
     summary_html,
