@@ -138,7 +138,8 @@ def _facts(config: DiffusionConfig, scores: Mapping[str, float]) -> list[Fact]:
         Fact(
             "Error of the posterior mean",
             round(scores["posterior_mean_rmse"], 4),
-            f"optimal interpolation {scores['interpolation_rmse']:.4f}: {gain:+.0%} better",
+            f"optimal interpolation {scores['interpolation_rmse']:.4f}: {abs(gain):.0%} "
+            f"{'better' if gain >= 0 else 'worse'}",
         ),
         Fact("Spread over error", round(scores["spread_error_ratio"], 3), "1 is calibrated"),
         Fact("CRPS", round(scores["crps"], 4), "of the velocity; less is better"),

@@ -14,10 +14,10 @@ from pipelines.report.general import (
     members_html,
     summary_html,
 )
+from pipelines.report.loose import shown_sections
 from pipelines.report.origin import files_html, origin_html
 from pipelines.report.page import Block, write_page
 from pipelines.report.state import RunState
-from pipelines.report.stored import load_sections
 from pipelines.report.timeline import timeline_html
 from pipelines.tracking import MetricsError
 
@@ -53,7 +53,7 @@ def write_run_page(
 
 def _blocks(state: RunState, page: Path) -> Iterator[Block]:
     yield Block("summary", "Summary", summary_html(state))
-    for n, section in enumerate(load_sections(state.run)):
+    for n, section in enumerate(shown_sections(state.run)):
         yield Block(f"workload-{n}", section.title, section_html(section))
     yield Block("timeline", "Timeline", _timeline(state))
     yield Block("members", "Members", members_html(state, page))
