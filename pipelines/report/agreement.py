@@ -28,9 +28,8 @@ _KINDS = {
     "spread": ("spread, root mean square", "error that the spread foretells"),
     "error": ("", "error of the mean, root mean square"),
 }
-_REMARK = (
-    "Root mean squares over all points. CRPS: less is better. Spread over error: 1 is calibrated."
-)
+_REMARK = "Root mean squares over all points."
+_SCORED = f"{_REMARK} CRPS: less is better. Spread over error: 1 is calibrated."
 _RMS = "Spread and error are root mean squares over the other axes."
 _NO_TRUTH = (
     "How far the members are from the truth is not known: 'truth.h5' or 'truth.zarr' in the run "
@@ -64,7 +63,9 @@ def _scores(arrays: Mapping[str, Any]) -> str:
         [name, *(array.get(k) for k in known), array["units"]] for name, array in arrays.items()
     ]
     columns = ["Array", *(_SCORES[k] for k in known), "Units"]
-    return table_html(Table("Statistics over members", columns, rows, _REMARK))
+    return table_html(
+        Table("Statistics over members", columns, rows, _SCORED if "crps" in known else _REMARK)
+    )
 
 
 def _charts(name: str, array: Mapping[str, Any], members: int, key: str) -> Iterator[str]:
