@@ -28,8 +28,8 @@ _KINDS = {
     "spread": ("spread, root mean square", "error that the spread foretells"),
     "error": ("", "error of the mean, root mean square"),
 }
-_REMARK = "Root mean squares over all points."
-_SCORED = f"{_REMARK} CRPS: less is better. Spread over error: 1 is calibrated."
+_REMARK = "Of {} members at each point; root mean squares over all points."
+_SCORED = " CRPS: less is better. Spread over error: 1 is calibrated."
 _RMS = "Spread and error are root mean squares over the other axes."
 _NO_TRUTH = (
     "How far the members are from the truth is not known: 'truth.h5' or 'truth.zarr' in the run "
@@ -43,10 +43,10 @@ def agreement_html(found: Mapping[str, Any]) -> str:
     Args:
         found: As :func:`pipelines.statistics.run_summary` has it.
     """
-    parts = ["<h3>Statistics over members</h3>"]
+    parts = ['<h3 id="agreement">Statistics over members</h3>']
     if found["truth"] is None:
         parts.append(paragraph(_NO_TRUTH))
-    parts.append(_scores(found["arrays"]))
+    parts.append(_scores(found["arrays"], found["members"]))
     drawn = list(found["arrays"].items())[:_DRAWN]
     for n, (name, array) in enumerate(drawn):
         charts = "".join(_charts(name, array, found["members"], f"members-{n}"))
@@ -57,15 +57,14 @@ def agreement_html(found: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _scores(arrays: Mapping[str, Any]) -> str:
+def _scores(arrays: Mapping[str, Any], members: int) -> str:
     known = [k for k in _SCORES if any(array.get(k) is not None for array in arrays.values())]
     rows = [
         [name, *(array.get(k) for k in known), array["units"]] for name, array in arrays.items()
     ]
     columns = ["Array", *(_SCORES[k] for k in known), "Units"]
-    return table_html(
-        Table("Statistics over members", columns, rows, _SCORED if "crps" in known else _REMARK)
-    )
+    remark = f"{_REMARK.format(members)}{_SCORED if 'crps' in known else ''}"
+    return table_html(Table("Statistics over members", columns, rows, remark))
 
 
 def _charts(name: str, array: Mapping[str, Any], members: int, key: str) -> Iterator[str]:
@@ -141,7 +140,7 @@ def rank_chart(name: str, counts: list[int], key: str) -> str:
     flat = sum(counts) / len(counts) or 1.0
     bars = np.array([group.mean() / flat for group in groups])
     frame = Frame(
-        Scale(-0.5, len(counts) - 0.5), Scale(0.0, 1.08 * max(1.25, float(bars.max()))), "rank"
+        Scale(-0.5, len(counts) - 0.5), Scale(0.0, max(1.2, 1.08 * float(bars.max()))), "rank"
     )
     drawn = "".join(_bar(frame, n, len(bars), bar) for n, bar in enumerate(bars))
     level = round(UNITS * (1 - frame.y(1.0)))

@@ -3,7 +3,7 @@
 from pipelines.ensemble import EnsembleError, Layout, read_layout
 from pipelines.report.agreement import agreement_html
 from pipelines.report.content import Fact, Section, Table
-from pipelines.report.elements import paragraph, section_html
+from pipelines.report.elements import paragraph, section_html, table_html
 from pipelines.report.state import RunState
 from pipelines.statistics import run_summary
 
@@ -21,6 +21,14 @@ def ensemble_html(state: RunState) -> str | None:
     except EnsembleError as error:
         return paragraph(str(error))
     return f"{_held(layout, state)}\n{_agreement(state)}"
+
+
+def evaluation_html(state: RunState) -> str | None:
+    """What the workload measured; None where it left no ``report/evaluation.json``."""
+    if not state.scores:
+        return None
+    rows = [[name.replace("_", " "), value] for name, value in state.scores.items()]
+    return table_html(Table("Evaluation", ["By the workload", "Value"], rows))
 
 
 def _agreement(state: RunState) -> str:
@@ -50,7 +58,4 @@ def _held(layout: Layout, state: RunState) -> str:
         for spec in layout.arrays.values()
     ]
     tables = [Table("Arrays", columns, rows, "'yaoki verify' checks every byte of them.")]
-    if state.scores:
-        measured = [[name.replace("_", " "), value] for name, value in state.scores.items()]
-        tables.append(Table("Evaluation", ["By the workload", "Value"], measured))
     return section_html(Section("Ensemble", "", facts, (), tables))

@@ -7,7 +7,7 @@ from cluster.stage import load_stages
 from pipelines.report.charts import Group, curves_html
 from pipelines.report.curves import stage_curves
 from pipelines.report.elements import paragraph, section_html
-from pipelines.report.ensemble import ensemble_html
+from pipelines.report.ensemble import ensemble_html, evaluation_html
 from pipelines.report.general import (
     accounts_html,
     headline,
@@ -62,7 +62,9 @@ def _blocks(state: RunState, page: Path) -> Iterator[Block]:
         yield Block("losses", "Losses", losses)
     if any(stage.totals.attempts for stage in state.usage.stages):
         yield Block("accounts", "Goodput and waste", accounts_html(state))
-    ensemble = ensemble_html(state)
+    ensemble, evaluation = ensemble_html(state), evaluation_html(state)
+    if evaluation is not None:
+        yield Block("evaluation", "Evaluation", evaluation)
     if ensemble is not None:
         yield Block("ensemble", "Ensemble", ensemble)
     yield Block("origin", "What ran", origin_html(state))

@@ -2,7 +2,7 @@
 
 from pipelines.statistics.ensemble import QUANTILES, ensemble_statistics
 from pipelines.statistics.summary import run_summary, summarize
-from pipelines.statistics.truth import open_truth, save_truth
+from pipelines.statistics.truth import open_truth, save_truth, truth_of
 
 __all__ = [
     "QUANTILES",
@@ -11,4 +11,5 @@ __all__ = [
     "run_summary",
     "save_truth",
     "summarize",
+    "truth_of",
 ]

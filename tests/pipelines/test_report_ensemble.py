@@ -62,7 +62,11 @@ def test_a_sealed_ensemble_has_its_statistics_on_the_page(tmp_path: Path) -> Non
 
 def test_what_has_no_statistics_says_why(tmp_path: Path) -> None:
     make_array(tmp_path / "plain", members=2)
-    assert "Ensemble" not in page(tmp_path / "plain").text
+    (tmp_path / "plain" / "report").mkdir()
+    (tmp_path / "plain" / "report" / "evaluation.json").write_text('{"final_loss": 0.25}')
+    told = page(tmp_path / "plain").text
+    assert "Ensemble" not in told
+    assert "Evaluation By the workload Value final loss 0.25" in told
     run = tmp_path / "run"
     store = with_ensemble(run, 3)
     assert "follow when 'yaoki collect' has sealed them" in page(run).text

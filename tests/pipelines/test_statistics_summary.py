@@ -1,6 +1,7 @@
 """Statistics for the page: what they are, and that they are computed once for a seal."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,15 +53,15 @@ def test_series_map_and_scores_are_those_of_the_whole_array(run: Path) -> None:
     u, truth = found["arrays"]["u"], np.broadcast_to(TRUTH, MEMBERS.shape[1:])
     variance, mean = MEMBERS.var(axis=0, ddof=1), MEMBERS.mean(axis=0)
     assert u["series"]["at"] == [0, 0.5, 1, 1.5]
-    near = {"rtol": 2e-5, "atol": 1e-6}  # six digits are kept
+    near = partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6)  # six digits are kept
     spread = np.sqrt(variance.mean(axis=(0, 2, 3)))
-    np.testing.assert_allclose(u["series"]["spread"], spread, **near)
+    near(u["series"]["spread"], spread)
     error = np.sqrt(((mean - truth) ** 2).mean(axis=(0, 2, 3)))
-    np.testing.assert_allclose(u["series"]["error"], error, **near)
+    near(u["series"]["error"], error)
     assert u["map"]["at"] == {"sample": 0, "time": 3}
-    np.testing.assert_allclose(u["map"]["mean"], mean[0, 3], **near)
-    np.testing.assert_allclose(u["map"]["spread"], np.sqrt(variance[0, 3]), **near)
-    np.testing.assert_allclose(u["map"]["error"], np.abs(mean - truth)[0, 3], **near)
+    near(u["map"]["mean"], mean[0, 3])
+    near(u["map"]["spread"], np.sqrt(variance[0, 3]))
+    near(u["map"]["error"], np.abs(mean - truth)[0, 3])
     assert u["crps"] == pytest.approx(crps(MEMBERS, truth), rel=1e-5)
     assert u["spread_error_ratio"] == pytest.approx(spread_error_ratio(MEMBERS, truth), rel=1e-5)
     assert u["rank_histogram"] == rank_histogram(MEMBERS, truth, np.random.default_rng()).tolist()
