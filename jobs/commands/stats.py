@@ -23,7 +23,10 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     stats = commands.add_parser("stats", help="statistics over the members of the ensemble")
     add_run_argument(stats)
     stats.add_argument(
-        "--truth", type=Path, metavar="FILE", help="HDF5 or Zarr with arrays of the same names"
+        "--truth",
+        type=Path,
+        metavar="FILE",
+        help="HDF5 or Zarr with arrays of the same names (default: the run's truth.h5 or .zarr)",
     )
     stats.add_argument(
         "--out", type=Path, help="write mean, spread and quantiles of every point to a Zarr store"
@@ -67,10 +70,11 @@ def _bytes(text: str) -> int:
 
 
 def _computed(path: Path, arguments: argparse.Namespace) -> "xarray.Dataset":
-    from pipelines.statistics import ensemble_statistics, open_truth
+    from pipelines.statistics import ensemble_statistics, open_truth, truth_of
 
+    file = arguments.truth or truth_of(path.parent)
     with ExitStack() as stack:
-        truth = stack.enter_context(open_truth(arguments.truth, path)) if arguments.truth else {}
+        truth = stack.enter_context(open_truth(file, path)) if file else {}
         progress = stack.enter_context(_progress())
         return ensemble_statistics(
             path,

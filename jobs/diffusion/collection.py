@@ -21,6 +21,7 @@ from pipelines.ensemble import collect as seal
 from pipelines.evaluation import crps, ensemble_mean_spread, rmse, spread_error_ratio
 from pipelines.figures import LossCurve, loss_curves, png_bytes, spectra, vorticity_panel
 from pipelines.report import Fact, Picture, Section, Table, save_section
+from pipelines.statistics import save_truth
 from pipelines.tracking import read_metrics
 
 Metrics = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -51,6 +52,7 @@ def summarize(config: DiffusionConfig, run: Path, partial: bool = False) -> dict
     scores = evaluate(samples, seen, baseline)
     (run / "report").mkdir(exist_ok=True)
     write_atomic(run / "report" / "evaluation.json", json.dumps(scores, indent=1).encode())
+    save_truth(run, {"velocity": seen.truth.numpy()})
     save_section(run, "diffusion", _section(config, run, scores, samples, seen))
     write_page(run)
     return scores
@@ -136,7 +138,8 @@ def _facts(config: DiffusionConfig, scores: Mapping[str, float]) -> list[Fact]:
         Fact(
             "Error of the posterior mean",
             round(scores["posterior_mean_rmse"], 4),
-            f"optimal interpolation {scores['interpolation_rmse']:.4f}: {gain:+.0%} better",
+            f"optimal interpolation {scores['interpolation_rmse']:.4f}: {abs(gain):.0%} "
+            f"{'better' if gain >= 0 else 'worse'}",
         ),
         Fact("Spread over error", round(scores["spread_error_ratio"], 3), "1 is calibrated"),
         Fact("CRPS", round(scores["crps"], 4), "of the velocity; less is better"),

@@ -59,17 +59,9 @@ def loss_curves(
     else:
         handles = _draw_each_loss(ax, curves)
     if floor is not None:
-        ax.axhline(floor, color=INK, linestyle=(0, (5, 3)), linewidth=1.4, zorder=4)
-        ax.annotate(
-            f"{floor_label} {floor:.3g}",
-            (0.01, floor),
-            (0, -4),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="top",
-            fontsize=9,
-            color=INK,
-        )
+        line = ax.axhline(floor, color=INK, linestyle=(0, (5, 3)), linewidth=1.4, zorder=4)
+        line.set_label(f"{floor_label} {floor:.3g}")  # a text beside it would lie on the curves
+        handles.append(line)
         low, high = ax.get_ylim()
         ax.set_ylim(min(low, 0.7 * floor), high)
     add_legend(ax, handles)

@@ -45,4 +45,5 @@ def finish_axes(ax: Axes, xlabel: str, ylabel: str) -> None:
 
 def add_legend(ax: Axes, handles: Sequence[Any]) -> None:
     if handles:
-        ax.legend(handles=handles, fontsize=9, frameon=False, labelcolor=INK)
+        # White behind the words, for curves may run there.
+        ax.legend(handles=handles, fontsize=9, edgecolor="none", framealpha=0.9, labelcolor=INK)

@@ -9,13 +9,18 @@ from typing import Any
 from cluster.quantities import duration
 from cluster.stage import load_stages
 from cluster.usage import Totals
+from pipelines.ensemble import EnsembleError
 from pipelines.report.charts import Group, curves_html
 from pipelines.report.content import Measured, Picture, Section, Table
 from pipelines.report.curves import Curves, stage_curves
 from pipelines.report.elements import section_html, table_html
+from pipelines.report.loose import shown_sections
 from pipelines.report.page import Block, write_page
 from pipelines.report.state import RunState, flat
-from pipelines.report.stored import load_sections
+from pipelines.statistics import run_summary
+
+#: Of each array.
+_STATISTICS = ("spread_rms", "rmse", "crps", "spread_error_ratio")
 
 Pair = tuple[object, object]
 
@@ -42,8 +47,8 @@ class Comparison:
 
     @cached_property
     def scores(self) -> dict[str, Pair]:
-        """What ``collect`` measured of either."""
-        return self._pairs(lambda state: dict(state.scores))
+        """What ``collect`` measured of either, and the statistics over members of each array."""
+        return self._pairs(_measured)
 
     @cached_property
     def accounts(self) -> dict[str, Pair]:
@@ -66,6 +71,21 @@ def _asked(state: RunState) -> dict[str, Any]:
         **flat({"git": plan.get("git") or {}}),
         **flat(plan.get("config", {})),
     }
+
+
+def _measured(state: RunState) -> dict[str, Any]:
+    try:
+        found = run_summary(state.run)
+    except EnsembleError:  # there is no ensemble; of one that is damaged its own page says so
+        found = None
+    arrays: dict[str, Any] = found["arrays"] if found else {}
+    statistics = {
+        f"{name} {score.replace('_', ' ')}": array[score]
+        for name, array in arrays.items()
+        for score in _STATISTICS
+        if array.get(score) is not None
+    }
+    return dict(state.scores) | statistics
 
 
 def _spent(state: RunState) -> dict[str, Any]:
@@ -146,7 +166,7 @@ def _curves(state: RunState) -> dict[str, Curves]:
 def _pictures(both: Comparison, names: tuple[str, str]) -> Iterator[Picture]:
     """The workloads' pictures, those of the same file beside each other."""
     sides = [
-        {p.png.name: p for section in load_sections(state.run) for p in section.pictures}
+        {p.png.name: p for section in shown_sections(state.run) for p in section.pictures}
         for state in (both.first, both.second)
     ]
     for file in sides[0] | sides[1]:

@@ -6,7 +6,8 @@ from html import escape
 
 from pipelines.report.content import Fact, Link, Measured, Picture, Section, Table
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+#: What every PNG begins with.
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # A wider picture is not squeezed on a phone: it is scrolled inside its frame.
 _WIDE_PIXELS = 1200
 
@@ -108,7 +109,7 @@ def picture_html(picture: Picture) -> str:
         OSError: It cannot be read.
     """
     png = picture.png.read_bytes()
-    if not png.startswith(_SIGNATURE):
+    if not png.startswith(SIGNATURE):
         raise ValueError(f"picture {picture.caption!r}: not a PNG")
     if not picture.alt.strip():
         raise ValueError(f"picture {picture.caption!r}: needs a text for those who do not see it")

@@ -1,4 +1,4 @@
-"""How far a run is, its members, what they took, and what is in the store."""
+"""How far a run is, its members, and what they took."""
 
 from collections import Counter
 from html import escape
@@ -7,9 +7,8 @@ from pathlib import Path
 from cluster.quantities import duration
 from cluster.status import ENDED_SHORT, OPEN, MemberStatus, State
 from cluster.usage import MemberUsage, StageUsage, Totals
-from pipelines.ensemble import EnsembleError, read_layout
 from pipelines.report.content import Fact, Link, Measured, Section, Table
-from pipelines.report.elements import details, paragraph, section_html, table_html
+from pipelines.report.elements import details, section_html, table_html
 from pipelines.report.state import RunState, clock
 from pipelines.report.timeline import legend, parts_bar
 
@@ -131,34 +130,3 @@ def _stage_row(stage: StageUsage) -> list[object]:
         share(totals.cpu_efficiency),
         Measured(totals.waited, duration(totals.waited)),
     ]
-
-
-def ensemble_html(state: RunState) -> str | None:
-    """What the store holds and what was measured of it; None where there is no store yet."""
-    path = state.run / "ensemble.zarr"
-    if not (path / "zarr.json").exists():
-        return None
-    try:
-        layout = read_layout(path)
-    except EnsembleError as error:
-        return paragraph(str(error))
-    committed = sum(layout.commit(member).exists() for member in range(layout.members))
-    seal = "sealed" if layout.manifest.exists() else "not sealed yet"
-    facts = [Fact("Members committed", f"{committed} of {layout.members}", seal)]
-    columns = ["Array", "Shape", "Dimensions", "Type", "Units", "What it is"]
-    rows: list[list[object]] = [
-        [
-            spec.name,
-            " × ".join(map(str, (layout.members, *spec.shape))),
-            ", ".join(("member", *spec.dims)),
-            spec.dtype,
-            spec.units,
-            spec.long_name,
-        ]
-        for spec in layout.arrays.values()
-    ]
-    tables = [Table("Arrays", columns, rows, "'yaoki verify' checks every byte of them.")]
-    if state.scores:
-        measured = [[name.replace("_", " "), value] for name, value in state.scores.items()]
-        tables.append(Table("Statistics", ["Of the ensemble", "Value"], measured))
-    return section_html(Section("Ensemble", "", facts, (), tables))

@@ -7,17 +7,17 @@ from cluster.stage import load_stages
 from pipelines.report.charts import Group, curves_html
 from pipelines.report.curves import stage_curves
 from pipelines.report.elements import paragraph, section_html
+from pipelines.report.ensemble import ensemble_html, evaluation_html
 from pipelines.report.general import (
     accounts_html,
-    ensemble_html,
     headline,
     members_html,
     summary_html,
 )
+from pipelines.report.loose import shown_sections
 from pipelines.report.origin import files_html, origin_html
 from pipelines.report.page import Block, write_page
 from pipelines.report.state import RunState
-from pipelines.report.stored import load_sections
 from pipelines.report.timeline import timeline_html
 from pipelines.tracking import MetricsError
 
@@ -53,7 +53,7 @@ def write_run_page(
 
 def _blocks(state: RunState, page: Path) -> Iterator[Block]:
     yield Block("summary", "Summary", summary_html(state))
-    for n, section in enumerate(load_sections(state.run)):
+    for n, section in enumerate(shown_sections(state.run)):
         yield Block(f"workload-{n}", section.title, section_html(section))
     yield Block("timeline", "Timeline", _timeline(state))
     yield Block("members", "Members", members_html(state, page))
@@ -62,7 +62,9 @@ def _blocks(state: RunState, page: Path) -> Iterator[Block]:
         yield Block("losses", "Losses", losses)
     if any(stage.totals.attempts for stage in state.usage.stages):
         yield Block("accounts", "Goodput and waste", accounts_html(state))
-    ensemble = ensemble_html(state)
+    ensemble, evaluation = ensemble_html(state), evaluation_html(state)
+    if evaluation is not None:
+        yield Block("evaluation", "Evaluation", evaluation)
     if ensemble is not None:
         yield Block("ensemble", "Ensemble", ensemble)
     yield Block("origin", "What ran", origin_html(state))

@@ -49,7 +49,7 @@ class RunState:
         """What ``collect`` measured; empty before that."""
         try:
             record = json.loads((self.run / "report" / "evaluation.json").read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
 

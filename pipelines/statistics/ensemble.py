@@ -4,35 +4,23 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cluster.files import fsync_directory, write_atomic
 from pipelines.ensemble import ArraySpec, EnsembleError, Layout, read_layout
 from pipelines.ensemble.documents import reported
-from pipelines.ensemble.reading import MemberChunks
 from pipelines.statistics.fields import Discarded, Fields, Kept, Stored
-from pipelines.statistics.points import Array, quantiles_of_sorted
+from pipelines.statistics.onepass import Pass, Sliceable, check_truth, valid_members
+from pipelines.statistics.points import Array
 from pipelines.statistics.scores import Scores
 
 if TYPE_CHECKING:
     import xarray
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-#: At the peak: values as stored, sorted, in float64, and two differences of them.
-_BYTES_A_VALUE = 32
-
-
-class Sliceable(Protocol):
-    """What can be sliced like an array: NumPy's, Zarr's, h5py's."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __getitem__(self, key: Any, /) -> Any: ...
 
 
 def ensemble_statistics(
@@ -70,19 +58,15 @@ def ensemble_statistics(
             quantiles are no levels, or there is something at ``out``.
     """
     layout = read_layout(path)
-    levels = np.asarray(quantiles if fields or out else (), np.float64)
-    _check(layout, truth or {}, levels)
+    levels = _levels(quantiles if fields or out else ())
+    check_truth(layout, truth or {})
     members = valid_members(layout)
     with _staged(out) as store:
-        tally = _Tally(layout, progress)
+        whole = Pass(layout, members, truth or {}, levels, memory, progress)
         variables: dict[str, Any] = {}
         for spec in layout.arrays.values():
-            chunks = MemberChunks(layout, spec, members)
-            known = (truth or {}).get(spec.name)
-            scores = Scores(len(members), known is not None)
             kept = _destination(spec, len(levels), store, fields)
-            block = max(1, memory // (_BYTES_A_VALUE * (len(members) + len(levels))))
-            _one_pass(chunks, known, levels, block, scores, kept, tally)
+            scores = whole.over(spec, kept)
             variables |= kept.finish() | _described(spec, scores)
         dataset = _labelled(layout, variables, levels, members)
         if store is None or out is None:
@@ -90,68 +74,6 @@ def ensemble_statistics(
         dataset.to_zarr(store, mode="a", zarr_format=3, consolidated=False)
         _publish(store, out)
     return _open(out)
-
-
-def valid_members(layout: Layout) -> list[int]:
-    """The members that ``collect`` found whole.
-
-    Raises:
-        EnsembleError: There are none.
-    """
-    with _open(layout.path) as found:
-        members = np.flatnonzero(found["valid"].values).tolist()
-    if not members:
-        raise EnsembleError(f"{layout.path}: no member is marked valid: collect the ensemble first")
-    return [int(member) for member in members]
-
-
-class _Tally:
-    def __init__(self, layout: Layout, progress: Callable[[int, int], None] | None) -> None:
-        self.of = sum(prod(s.shape) // prod(s.inner) for s in layout.arrays.values())
-        self.done, self.progress = 0, progress
-
-    def __call__(self) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.of)
-
-
-def _one_pass(
-    chunks: MemberChunks,
-    truth: Sliceable | None,
-    levels: Array,
-    block: int,
-    scores: Scores,
-    fields: Fields,
-    done: Callable[[], None],
-) -> None:
-    for number, place in chunks:
-        rows = np.empty((2 + len(levels), chunks.points))
-        known = None if truth is None else np.asarray(truth[place], np.float64).reshape(-1)
-        # By chunk, so that how ties are broken does not depend on the memory that there is.
-        draws = np.random.default_rng(number).random(chunks.points)
-        for start in range(0, chunks.points, block):
-            here = slice(start, min(start + block, chunks.points))
-            members = _ascending(chunks, number, here)
-            rows[:, here] = _rows(members, levels)
-            y = None if known is None else known[here]
-            scores.add(members, rows[0, here], rows[1, here], y, draws[here])
-        fields.put(number, place, rows)
-        done()
-
-
-def _ascending(chunks: MemberChunks, number: int, here: slice) -> Array:
-    """Points and their members in order, (points, members)."""
-    values = np.ascontiguousarray(chunks.read(number, here.start, here.stop).T)
-    values.sort(axis=-1)
-    return values.astype(np.float64)
-
-
-def _rows(members: Array, levels: Array) -> Array:
-    with np.errstate(invalid="ignore"):  # infinity less infinity is the NaN that it should be
-        mean = members.mean(axis=-1)
-        spread = members.std(axis=-1, ddof=min(1, members.shape[-1] - 1))
-        return np.stack([mean, spread, *quantiles_of_sorted(members, levels)])
 
 
 def _destination(spec: ArraySpec, levels: int, store: Path | None, fields: bool) -> Fields:
@@ -189,16 +111,11 @@ def _labelled(
     return xarray.Dataset(variables, coordinates, attributes)
 
 
-def _check(layout: Layout, truth: Mapping[str, Sliceable], levels: Array) -> None:
-    for name, values in truth.items():
-        expected = layout.arrays[name].shape if name in layout.arrays else None
-        if expected is None or tuple(values.shape) != expected:
-            raise EnsembleError(
-                f"{layout.path}: truth {name} of shape {tuple(values.shape)}: expected "
-                f"{expected or f'one of the arrays {sorted(layout.arrays)}'}"
-            )
+def _levels(quantiles: Sequence[float]) -> Array:
+    levels = np.asarray(quantiles, np.float64)
     if not (levels.ndim == 1 and np.all((levels >= 0) & (levels <= 1) & np.isfinite(levels))):
         raise EnsembleError(f"quantiles {levels.tolist()}: expected levels from 0 to 1")
+    return levels
 
 
 def _open(path: Path) -> "xarray.Dataset":

@@ -21,8 +21,8 @@ NAMES = ("mean", "spread", "quantile")
 class Fields(Protocol):
     """Takes the statistics of one array, each inner chunk once."""
 
-    def put(self, number: int, place: tuple[slice, ...], rows: Array) -> None:
-        """Take ``rows``, (2 + Q, points): mean, spread and quantiles of a chunk."""
+    def put(self, number: int, place: tuple[slice, ...], rows: Array, truth: Array | None) -> None:
+        """Take a chunk: ``rows``, (2 + Q, points), mean, spread, quantiles; the truth, (points)."""
 
     def finish(self) -> "dict[str, xarray.Variable]":
         """Return what the labelled dataset does not yet have."""
@@ -31,7 +31,7 @@ class Fields(Protocol):
 class Discarded:
     """For scores alone."""
 
-    def put(self, number: int, place: tuple[slice, ...], rows: Array) -> None:
+    def put(self, number: int, place: tuple[slice, ...], rows: Array, truth: Array | None) -> None:
         """Forget it."""
 
     def finish(self) -> "dict[str, xarray.Variable]":
@@ -46,7 +46,7 @@ class Kept:
         self.spec = spec
         self.rows = np.empty((2 + levels, *spec.shape))
 
-    def put(self, number: int, place: tuple[slice, ...], rows: Array) -> None:
+    def put(self, number: int, place: tuple[slice, ...], rows: Array, truth: Array | None) -> None:
         """Keep a chunk in its place."""
         self.rows[(slice(None), *place)] = rows.reshape(-1, *self.spec.inner)
 
@@ -74,7 +74,7 @@ class Stored:
         self.spec, self._count = spec, prod(spec.shape) // prod(spec.inner)
         self._files = {name: _create(store, spec, name, levels) for name in NAMES}
 
-    def put(self, number: int, place: tuple[slice, ...], rows: Array) -> None:
+    def put(self, number: int, place: tuple[slice, ...], rows: Array, truth: Array | None) -> None:
         """Write a chunk."""
         self._write("mean", number, rows[0])
         self._write("spread", number, rows[1])

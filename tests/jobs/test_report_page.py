@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.array_run import make_array
+from support.audit import AUDIT
 from support.browser import Browser, require_browser
 from support.commandline import COMMAND, yaoki
 from support.waiting import wait
@@ -111,6 +112,52 @@ def test_every_picture_has_a_name_for_screen_readers(browser: Browser, job_page:
     assert "Members" in named["heading"]
 
 
+@pytest.mark.parametrize("which", ["array_page", "job_page"])
+def test_an_audit_finds_nothing_in_light_or_dark_on_a_phone_or_a_laptop(
+    browser: Browser, request: pytest.FixtureRequest, which: str
+) -> None:
+    page: Path = request.getfixturevalue(which)
+    for width, dark in ((390, True), (390, False), (1280, True), (1280, False)):
+        browser.open(page, width, dark=dark)
+        assert browser.run(AUDIT) == []
+        browser.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        assert browser.run(AUDIT) == []
+
+
+def test_the_audit_finds_what_is_wrong(browser: Browser, job_page: Path) -> None:
+    browser.open(job_page)
+    for harm, told in (
+        ("document.querySelector('img').removeAttribute('alt')", "no alt"),
+        ("document.querySelector('h2').outerHTML = '<h4>x</h4>'", "level 4 after one of 1"),
+        ("document.querySelector('a').tabIndex = 3", "an order of its own"),
+        ("document.querySelector('.key').style.fill = 'white'", "faint"),
+        (
+            "document.querySelector('input').parentNode.replaceWith(document.createElement('input'))",
+            "no label",
+        ),
+    ):
+        browser.run(harm)
+        assert any(told in line for line in browser.run(AUDIT)), told
+
+
+def test_the_focus_goes_down_the_page(browser: Browser, job_page: Path) -> None:
+    browser.open(job_page)
+    place = (
+        "[...document.querySelectorAll('*')].indexOf(document.activeElement) "
+        "* (document.activeElement !== document.body)"
+    )
+    places = [0]
+    while True:
+        browser.press(*TAB)
+        at = browser.run(place)
+        if at <= places[-1]:
+            break
+        places.append(at)
+    wanted = "a[href], button, input, select, summary, [tabindex='0']"
+    seen = f'[...document.querySelectorAll("{wanted}")].filter((n) => n.checkVisibility())'
+    assert len(places) - 1 == browser.run(f"{seen}.length") > 40
+
+
 def test_the_keyboard_reaches_and_works_everything(browser: Browser, array_page: Path) -> None:
     browser.open(array_page)
     browser.press(*TAB)
@@ -207,7 +254,7 @@ def test_a_page_that_loads_itself_again_keeps_what_was_typed(
     assert browser.complaints == []
 
 
-def test_a_watch_writes_the_page_until_all_have_ended(tmp_path: Path) -> None:
+def test_a_browser_follows_a_watch_until_all_have_ended(browser: Browser, tmp_path: Path) -> None:
     stage = make_array(tmp_path / "run", members=2)
     worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     ledger = stage.member(1).ledger
@@ -216,15 +263,21 @@ def test_a_watch_writes_the_page_until_all_have_ended(tmp_path: Path) -> None:
     command = [*COMMAND, "report", str(tmp_path / "run"), "--watch", "--every", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
         wait(lambda: page.exists() and "load again every 1 s" in page.read_text("utf-8"), "a page")
-        assert "▶ running" in page.read_text("utf-8")
+        browser.open(page)
+        assert "▶ running" in browser.run("document.body.textContent")
         ledger.end(number, Cause.FINISHED)
         worker.communicate(b"\n")
         out, _ = watch.communicate(timeout=60)
     assert watch.returncode == 0
     assert f"page: {page}" in out
-    text = page.read_text("utf-8")
+    loads = 1
+    while browser.run("document.querySelector('#refresh') !== null"):
+        loads += 1
+        browser.wait_for("Page.loadEventFired", times=loads)
+    text = browser.run("document.body.textContent")
     assert "2 of 2" in text
-    assert 'id="refresh"' not in text
+    assert "running" not in text
+    assert browser.complaints == []
 
 
 def test_report_says_where_the_page_is_or_why_there_is_none(tmp_path: Path) -> None:

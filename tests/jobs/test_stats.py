@@ -40,8 +40,8 @@ def test_statistics_on_the_terminal_in_json_and_in_a_store(run: Path) -> None:
     assert record["arrays"]["loss"]["crps"] is None
     with xarray.open_zarr(out) as found:
         np.testing.assert_allclose(found.u_mean, MEMBERS.mean(axis=0), rtol=1e-5)
-    zarr.create_array(run.parent / "truth.zarr", name="u", data=TRUTH)
-    done = yaoki("stats", run, "--truth", run.parent / "truth.zarr")
+    zarr.create_array(run / "truth.zarr", name="u", data=TRUTH)
+    done = yaoki("stats", run)
     assert (done.code, done.err) == (0, "")
     assert f"{record['arrays']['u']['crps']:.6g}" in done.out
     assert "ranks of u: " in done.out

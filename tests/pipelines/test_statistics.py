@@ -233,6 +233,10 @@ _LARGE = {
     "found = ensemble_statistics(path, {'u': truth}, out=path.parent / 'statistics.zarr', "
     "memory=2**24)\n"
     "print(float(found.u_mean[0, 0]), float(found.u_crps))",
+    "for the page": "from pipelines.ensemble import read_layout\n"
+    "from pipelines.statistics import summarize\n"
+    "found = summarize(read_layout(path), {'u': truth}, memory=2**24)['arrays']['u']\n"
+    "print(found['map']['mean'][0][0], found['crps'])",
     "at once": "import zarr; print(zarr.open_array(path / 'u')[:].mean())",
 }
 

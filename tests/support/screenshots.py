@@ -9,22 +9,26 @@ from PIL import Image
 
 from support.browser import Browser
 
-#: Names, widths, heights, and whether in the dark.
-_WINDOWS = (("report.png", 1200, 1200, False), ("report-phone.png", 390, 1200, True))
-_SCROLL = "document.querySelector('#timeline').scrollIntoView({behavior: 'instant'})"
+#: Names, from where on, widths, heights, and whether in the dark.
+_WINDOWS = (
+    ("report.png", "#timeline", 1200, 1200, False),
+    ("report-ensemble.png", "#agreement", 1200, 1070, False),
+    ("report-phone.png", "#timeline", 390, 1200, True),
+)
+_SCROLL = "document.querySelector('{}').scrollIntoView({{behavior: 'instant'}})"
 
 
 def photograph(page: Path, folder: Path) -> None:
-    """Write ``report.png``, a window of a laptop, and ``report-phone.png``, dark.
+    """Write ``report.png`` and ``report-ensemble.png`` of a laptop, ``report-phone.png``, dark.
 
     Args:
         page: The page of a run.
         folder: Where to write them.
     """
     with tempfile.TemporaryDirectory() as profile, Browser(Path(profile)) as browser:
-        for name, width, height, dark in _WINDOWS:
+        for name, place, width, height, dark in _WINDOWS:
             browser.open(page, width, height, dark)
-            browser.run(_SCROLL)
+            browser.run(_SCROLL.format(place))
             _save(browser.screenshot(), folder / name)
 
 
