@@ -64,6 +64,17 @@ def collect(path: Path, partial: bool = False, progress: Progress | None = None)
         return _seal(layout, members)
 
 
+def left_out(path: Path) -> list[int]:
+    """The members that a sealed ensemble declares missing; none where there is no seal.
+
+    Raises:
+        EnsembleError: The seal is damaged.
+    """
+    manifest = Layout(path, 0, "", {}).manifest
+    missing: list[int] = unseal(manifest)["missing"] if manifest.exists() else []
+    return missing
+
+
 def _refusal(layout: Layout, absent: list[MemberReport]) -> str:
     shown = [
         f"  member {report.member} {report.state}: {problem.file}: {problem.reason}"
