@@ -1,7 +1,7 @@
 """Kill the members of an ensemble at random times, and compare it with one left in peace.
 
     python -m benchmarks.kills                              # 64 members, 50 kills
-    python -m benchmarks.kills --kills 2000 --seed 7
+    python -m benchmarks.kills --members 640 --kills 500 --seed 7
     python -m benchmarks.kills --directory /scratch/me      # on the file system that you ask about
 
 Every attempt takes the way of a real member: ledger, fence, checkpoints, shards, commit. Kills are
