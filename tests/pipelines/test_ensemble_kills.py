@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.disks import in_memory
 from support.ensembles import damage, plan, tree, write, written
@@ -41,6 +41,7 @@ def test_fifty_kills_of_sixty_four_members_change_no_byte() -> None:
     assert done.returncode == 0
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(seed=st.integers(0, 10**6), members=st.integers(1, 80), kills=st.integers(0, 80))
 def test_every_kill_is_dealt_and_every_member_is_let_live_once(
     seed: int, members: int, kills: int
@@ -58,7 +59,7 @@ def test_kills_have_every_aim() -> None:
     assert {card.heard for card in cards if card is not None} == {True, False}
 
 
-def test_other_bytes_and_another_seed_are_told_as_a_difference(tmp_path: Path) -> None:
+def test_other_bytes_and_missing_files_are_told_as_a_difference(tmp_path: Path) -> None:
     for name in ("one", "other"):
         written(tmp_path / name)
     assert differences(tmp_path / "one", tmp_path / "other") == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -22,6 +22,7 @@ from pipelines.ensemble.shards import rounded
 MANTISSA = {"float16": 10, "float32": 23, "float64": 52}
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.data(), st.sampled_from(sorted(MANTISSA)))
 def test_rounding_is_to_the_nearest_and_done_once(data: st.DataObject, dtype: str) -> None:
     keep = data.draw(st.integers(1, MANTISSA[dtype] - 1))
@@ -32,7 +33,7 @@ def test_rounding_is_to_the_nearest_and_done_once(data: st.DataObject, dtype: st
     changed = found != values
     assert np.isfinite(values[changed & ~np.isnan(values)]).all()
     assert found[np.isnan(values)].tobytes() == values[np.isnan(values)].tobytes()
-    fraction, exponent = np.frexp(found[changed].astype("float64"))
+    fraction, _ = np.frexp(found[changed].astype("float64"))
     scaled = fraction * 2.0 ** (keep + 1)
     normal = np.abs(found[changed]) > np.finfo(dtype).smallest_normal
     assert (scaled == np.round(scaled))[normal].all()
@@ -40,7 +41,6 @@ def test_rounding_is_to_the_nearest_and_done_once(data: st.DataObject, dtype: st
     wide = values[changed].astype("longdouble")
     unit = np.ldexp(np.longdouble(1), np.frexp(wide)[1] - 1 - keep)
     assert (np.abs(found[changed] - wide) <= unit / 2)[normal].all()
-    assert exponent.shape == fraction.shape
 
 
 def test_a_tie_goes_to_the_even_number_and_the_largest_is_not_made_infinite() -> None:
