@@ -3,6 +3,7 @@
     python -m benchmarks.store                  # 134 MB a member, uncompressed and lz4
     python -m benchmarks.store --megabytes 500 --rounds 5
     python -m benchmarks.store --gather 1024    # stores of 1 MiB, linked and copied
+    python -m benchmarks.store --keep-bits 12   # what lossy rounding saves, and costs in accuracy
 
 Every writer writes the same turbulence-like float32 array to a new place, in the same layout where
 it has one: one shard a member, inner chunks near 1 MiB, one thread. They take turns; printed are
@@ -18,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from numpy.typing import NDArray  # noqa: E402
 
 from pipelines.ensemble import ArraySpec, create_ensemble, gather, write_member  # noqa: E402
 from pipelines.ensemble.layout import Codec  # noqa: E402
+from pipelines.ensemble.shards import Shard, rounded  # noqa: E402
 
 Array = NDArray[np.float32]
 
@@ -163,6 +165,17 @@ def measure(codec: Codec, values: Array, rounds: int) -> None:
         print(f"| {peer.name} | {medians[peer.name]:.2f} | {ratio:.2f} | {peer.promises} |")
 
 
+def measure_rounding(values: Array, keep_bits: int) -> None:
+    """Bytes of a compressed shard as it is and rounded, and the error that rounding makes."""
+    exact = ArraySpec("u", values.shape, ("time", "y", "x"), codec="lz4-bitshuffle")
+    error = rounded(values, keep_bits) - values
+    for spec in (exact, replace(exact, keep_bits=keep_bits)):
+        ratio = values.nbytes / Shard.encode(spec, values).stored.size
+        print(f"keep_bits {spec.keep_bits}: compressed {ratio:.2f} times")
+    largest, typical = np.abs(error).max() / values.std(), error.std() / values.std()
+    print(f"error, in standard deviations: {largest:.1e} at most, {typical:.1e} typical")
+
+
 def measure_gathering(members: int, rounds: int) -> None:
     """Time of gathering stores by link, with all checks and commits, beside plain copies."""
     path = Path(tempfile.mkdtemp(prefix="yaoki-gather-"))
@@ -207,7 +220,11 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=134, help="of a member")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--gather", type=int, metavar="N", help="gather N stores instead")
+    parser.add_argument("--keep-bits", type=int, metavar="N", help="round to N bits instead")
     arguments = parser.parse_args()
+    if arguments.keep_bits:
+        measure_rounding(turbulence(arguments.megabytes), arguments.keep_bits)
+        return
     if arguments.gather:
         measure_gathering(arguments.gather, arguments.rounds)
         return

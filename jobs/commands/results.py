@@ -24,19 +24,23 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _collect(arguments: argparse.Namespace) -> int:
-    from pipelines.ensemble import EnsembleError
+    from pipelines.ensemble import EnsembleError, left_out
 
     run = find_run(arguments)
     workload, config = workload_of(run)
     try:
         scores = workload.collect(config, run, arguments.partial)
+        missing = left_out(run / "ensemble.zarr")
     except EnsembleError as error:
         print(f"yaoki: {error}", file=sys.stderr)
         if not arguments.partial:
             print("'yaoki collect --partial' goes on without them", file=sys.stderr)
         return FAILED
+    if missing:
+        names = ", ".join(map(str, missing))
+        print(f"left out: members {names}; NaN in the arrays, False in `valid`", file=sys.stderr)
     if arguments.json:
-        print(json.dumps({"run": str(run), "scores": scores}, indent=1))
+        print(json.dumps({"run": str(run), "scores": scores, "missing": missing}, indent=1))
     else:
         print(
             "\n".join(f"{name.replace('_', ' '):<24}{value:.4f}" for name, value in scores.items())

@@ -4,7 +4,7 @@ The stored layout is described in ``docs/data-format.md``. Importing this packag
 zarr: planning alone needs it; writing, verifying and collecting work on files and digests.
 """
 
-from pipelines.ensemble.collecting import collect
+from pipelines.ensemble.collecting import collect, left_out
 from pipelines.ensemble.documents import EnsembleError, Stored
 from pipelines.ensemble.gathering import gather
 from pipelines.ensemble.layout import ArraySpec, Coordinate, Layout, read_layout
@@ -27,6 +27,7 @@ __all__ = [
     "create_ensemble",
     "gather",
     "gather_provenance",
+    "left_out",
     "read_commit",
     "read_layout",
     "verify",

@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 
 from cluster.files import write_atomic
-from pipelines.ensemble.documents import EnsembleError, Stored, reported, seal, unseal
+from pipelines.ensemble.documents import (
+    EnsembleError,
+    FormatError,
+    Stored,
+    reported,
+    seal,
+    unseal,
+)
 from pipelines.ensemble.layout import FORMAT, Layout, read_layout
+from pipelines.ensemble.members import load_commit
 from pipelines.ensemble.verifying import (
     MemberReport,
     Progress,
@@ -33,7 +41,8 @@ def collect(path: Path, partial: bool = False, progress: Progress | None = None)
 
     Raises:
         EnsembleError: Members are missing or damaged and ``partial`` was not asked for; there is
-            none at all; metadata is damaged; or the seal cannot be written.
+            none at all; metadata is damaged; another version wrote a marker; or the seal cannot
+            be written.
     """
     layout = read_layout(path)
     damaged = check_planned(layout)
@@ -45,12 +54,25 @@ def collect(path: Path, partial: bool = False, progress: Progress | None = None)
         raise EnsembleError(_refusal(layout, absent))
     if len(absent) == layout.members:
         raise EnsembleError(f"{path}: no member is whole, so there is nothing to seal")
+    for report in absent:
+        _check_version(layout, report.member)
     with reported(f"sealing {path}"):
         for report in absent:
             _set_aside(layout, report.member)
         if not absent:
             _sweep(layout)
         return _seal(layout, members)
+
+
+def left_out(path: Path) -> list[int]:
+    """The members that a sealed ensemble declares missing; none where there is no seal.
+
+    Raises:
+        EnsembleError: The seal is damaged.
+    """
+    manifest = Layout(path, 0, "", {}).manifest
+    missing: list[int] = unseal(manifest)["missing"] if manifest.exists() else []
+    return missing
 
 
 def _refusal(layout: Layout, absent: list[MemberReport]) -> str:
@@ -63,6 +85,16 @@ def _refusal(layout: Layout, absent: list[MemberReport]) -> str:
     head = f"{layout.path}: {len(absent)} of {layout.members} members are not whole:"
     advice = "retry them, or collect partially: they will be NaN and marked in `valid`"
     return "\n".join([head, *shown, *more, advice])
+
+
+def _check_version(layout: Layout, member: int) -> None:
+    """Refuse to set aside what another version may well read."""
+    try:
+        load_commit(layout.commit(member))
+    except FormatError:
+        raise
+    except EnsembleError:
+        return
 
 
 def _set_aside(layout: Layout, member: int) -> None:

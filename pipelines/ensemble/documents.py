@@ -13,6 +13,7 @@ _SEAL = b' "seal": "'
 _HINTS = {
     errno.ENOSPC: "free some space, then run it again",
     errno.EDQUOT: "the quota is used up: free some space, then run it again",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f), then run it again",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "ask the owner of the directory for permission to write",
 }
@@ -20,6 +21,16 @@ _HINTS = {
 
 class EnsembleError(RuntimeError):
     """An ensemble that cannot be written, read or sealed; the message says why and what to do."""
+
+
+class FormatError(EnsembleError):
+    """What another version wrote: whole, it may be, and not ours to judge or to replace."""
+
+    def __init__(self, path: Path, found: object, known: int) -> None:
+        super().__init__(
+            f"{path}: expected format {known}, found {found}: another version of yaoki wrote it; "
+            "use that one, or a newer"
+        )
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,16 @@ def _create_array(group: zarr.Group, spec: ArraySpec, members: int) -> "zarr.Arr
         filters=None,
         chunk_key_encoding=_KEYS,
         dimension_names=("member", *spec.dims),
-        attributes={"units": spec.units, "long_name": spec.long_name, "coordinates": "valid"},
+        attributes=_attributes(spec),
         # A shard is a file even where every value is NaN: absent files would read alike.
         config={"write_empty_chunks": True},
     )
+
+
+def _attributes(spec: ArraySpec) -> dict[str, Any]:
+    plain = {"units": spec.units, "long_name": spec.long_name, "coordinates": "valid"}
+    # The name that CF 1.12 gives to the bits that rounding has kept.
+    return plain | ({} if spec.keep_bits is None else {"quantization_nsb": spec.keep_bits})
 
 
 def _create_coordinate(group: zarr.Group, coordinate: Coordinate) -> None:

@@ -11,13 +11,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.ensemble.documents import EnsembleError, reported, unseal
+from pipelines.ensemble.documents import EnsembleError, FormatError, reported, unseal
 
 FORMAT = 1
 NAMESPACE = "yaoki"
 _RESERVED = ("member", "valid")
 _DTYPES = ("float16", "float32", "float64")
 _CHUNK_BYTES = 2**20
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 Codec = Literal["none", "lz4-bitshuffle"]
 
@@ -35,6 +36,8 @@ class ArraySpec:
         long_name: What the array is, for people and plots.
         chunks: Shape of what a reader fetches at once; it divides ``shape``. Default: near 1 MiB.
         codec: ``none``, or ``lz4-bitshuffle`` (Blosc) where space is dearer than time.
+        keep_bits: Explicit mantissa bits to keep; the others are rounded away, and the array says
+            so. Default: every value is stored as it is.
 
     Raises:
         EnsembleError: Some of this does not hold.
@@ -48,6 +51,7 @@ class ArraySpec:
     long_name: str = ""
     chunks: tuple[int, ...] | None = None
     codec: Codec = "none"
+    keep_bits: int | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z]\w*", self.name, re.ASCII) or self.name in _RESERVED:
@@ -66,6 +70,13 @@ class ArraySpec:
                 f"array {self.name}: chunks {self.chunks} do not divide shape {self.shape}"
             )
 
+        mantissa = int(np.finfo(self.dtype).nmant)
+        if self.keep_bits is not None and not 1 <= self.keep_bits < mantissa:
+            raise EnsembleError(
+                f"array {self.name}: keep_bits {self.keep_bits}, expected 1 to {mantissa - 1} of "
+                f"the {mantissa} bits of {self.dtype}, or None to round nothing"
+            )
+
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "ArraySpec":
         """Read a specification out of a document, where tuples are lists."""
@@ -73,6 +84,11 @@ class ArraySpec:
             k: tuple(v) if isinstance(v, list) else v for k, v in found.items()
         }
         return cls(**plain)
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe it for a document; without rounding, as format 1 has always done."""
+        described = asdict(self) | {"chunks": self.inner}
+        return {k: v for k, v in described.items() if (k, v) != ("keep_bits", None)}
 
     @property
     def inner(self) -> tuple[int, ...]:
@@ -130,7 +146,7 @@ class Layout:
 
     def to_json(self) -> dict[str, Any]:
         """Describe the ensemble, in what a JSON document can hold."""
-        arrays = {name: asdict(spec) | {"chunks": spec.inner} for name, spec in self.arrays.items()}
+        arrays = {name: spec.to_json() for name, spec in self.arrays.items()}
         described = {"members": self.members, "config_digest": self.config_digest}
         plain: dict[str, Any] = json.loads(json.dumps(described | {"arrays": arrays}))
         return plain | {"format": FORMAT}
@@ -153,18 +169,40 @@ def read_layout(path: Path) -> Layout:
     Raises:
         EnsembleError: Nothing is there, it is another program's store, or it cannot be read.
     """
-    record = Layout(path, 0, "", {}).record
+    _check_place(path)
     try:
-        return _layout_from_json(path, unseal(record))
-    except (EnsembleError, FileNotFoundError, KeyError, TypeError):
-        return _layout_from_json(path, group_attributes(path).get(NAMESPACE, {}))
+        found = unseal(Layout(path, 0, "", {}).record)
+    except (EnsembleError, FileNotFoundError):
+        found = group_attributes(path).get(NAMESPACE, {})
+    return _layout_from_json(path, found)
+
+
+def _check_place(path: Path) -> None:
+    """Refuse what lies where an ensemble should be and is something else."""
+    found = None
+    if path.is_file():
+        with reported(f"reading {path}"), path.open("rb") as file:
+            found = "an HDF5 file" if file.read(len(_HDF5)) == _HDF5 else "a file"
+    elif not (path / "zarr.json").exists():
+        v2 = any((path / name).exists() for name in (".zgroup", ".zarray", ".zmetadata"))
+        found = "a Zarr v2 store" if v2 else None
+    if found is not None:
+        raise EnsembleError(
+            f"{path}: expected the directory of an ensemble (Zarr v3), found {found}; "
+            "move it away, or choose another directory"
+        )
 
 
 def group_attributes(path: Path) -> dict[str, Any]:
     """Read the attributes of a Zarr group without Zarr; EnsembleError where it is none."""
+    _check_place(path)
     metadata = path / "zarr.json"
     if not metadata.exists():
-        raise EnsembleError(f"{path}: no Zarr group here; plan the run first")
+        found = "a directory without zarr.json" if path.exists() else "nothing"
+        raise EnsembleError(
+            f"{path}: no Zarr group here: expected an ensemble, found {found}; "
+            "plan the run first, or choose another directory"
+        )
     try:
         with reported(f"reading {metadata}"):
             document = json.loads(metadata.read_bytes())
@@ -174,12 +212,18 @@ def group_attributes(path: Path) -> dict[str, Any]:
     return dict(attributes)
 
 
-def _layout_from_json(path: Path, found: Mapping[str, Any]) -> Layout:
+def _layout_from_json(path: Path, found: Any) -> Layout:
     if not found:
-        raise EnsembleError(f"{path}: a Zarr store, but not a {NAMESPACE} ensemble")
-    if found["format"] != FORMAT:
         raise EnsembleError(
-            f"{path}: format {found['format']}, this version reads {FORMAT}; update {NAMESPACE}"
+            f"{path}: a Zarr store, but not a {NAMESPACE} ensemble; name another directory"
         )
-    arrays = {name: ArraySpec.from_json(spec) for name, spec in found["arrays"].items()}
-    return Layout(path, int(found["members"]), str(found["config_digest"]), arrays)
+    try:
+        if found["format"] != FORMAT:
+            raise FormatError(path, found["format"], FORMAT)
+        arrays = {name: ArraySpec.from_json(spec) for name, spec in found["arrays"].items()}
+        return Layout(path, int(found["members"]), str(found["config_digest"]), arrays)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EnsembleError(
+            f"{path}: expected the description of an ensemble, found another ({error!r}); "
+            "name another directory"
+        ) from error

@@ -13,7 +13,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cluster.files import replacing, write_atomic
-from pipelines.ensemble.documents import EnsembleError, Stored, reported, seal, unseal
+from pipelines.ensemble.documents import (
+    EnsembleError,
+    FormatError,
+    Stored,
+    reported,
+    seal,
+    unseal,
+)
 from pipelines.ensemble.layout import FORMAT, ArraySpec, Layout, read_layout
 from pipelines.ensemble.shards import Shard
 
@@ -87,22 +94,31 @@ def write_member(
     commit = Commit(member, fence, layout.config_digest, shards, dict(provenance))
     with reported(f"writing member {member} of {path}"), taking_turns(layout, [member]):
         standing = standing_commit(layout, commit)
+
+        def check() -> None:  # where the file system has no locks, this is what there is instead
+            standing_commit(layout, commit)
+
         for name, shard in content.items():
             if shards[name].damage(path / name):
-                with replacing(path / name) as file:
+                with replacing(path / name, check) as file:
                     shard.write(file)
         if standing is not None:
             return standing
-        write_atomic(layout.commit(member), marker(commit))
+        write_atomic(layout.commit(member), marker(commit), check)
     return commit
 
 
 def load_commit(path: Path) -> Commit | None:
-    """Read a marker file; None where there is none, EnsembleError where it is torn or changed."""
+    """Read a marker file; None where there is none.
+
+    Raises:
+        FormatError: Another version wrote it.
+        EnsembleError: It is torn or changed.
+    """
     try:
         found = unseal(path)
         if found["format"] != FORMAT:
-            raise EnsembleError(f"{path}: format {found['format']}, expected {FORMAT}")
+            raise FormatError(path, found["format"], FORMAT)
         shards = {name: Stored.from_json(stored) for name, stored in found["shards"].items()}
         return Commit(
             found["member"], found["fence"], found["config_digest"], shards, found["provenance"]
@@ -123,6 +139,8 @@ def standing_commit(layout: Layout, commit: Commit) -> Commit | None:
     """Return the commit that makes this one needless, refuse where it forbids it."""
     try:
         found = load_commit(layout.commit(commit.member))
+    except FormatError:
+        raise
     except EnsembleError:
         # A marker that proves nothing cannot forbid anything: this attempt repairs it.
         return None

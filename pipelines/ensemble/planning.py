@@ -48,11 +48,16 @@ def create_ensemble(
     shared = {NAMESPACE: layout.to_json(), "Conventions": "CF-1.11", **attributes}
     with reported(f"creating {path}"):
         layout.commits.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        if _is_free(path):
             _publish(layout, shared, coordinates)
         _check_same(layout, shared)
         _record(layout)
     return layout
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nothing is there, or an empty directory, which a rename replaces."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def _publish(layout: Layout, attributes: dict[str, Any], coordinates: Sequence[Coordinate]) -> None:

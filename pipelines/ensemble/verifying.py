@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.ensemble.documents import EnsembleError, Stored, unseal
-from pipelines.ensemble.layout import Layout, read_layout
+from pipelines.ensemble.layout import FORMAT, Layout, read_layout
 from pipelines.ensemble.members import Commit, load_commit
 
 MemberState = Literal["committed", "missing", "damaged"]
@@ -137,6 +137,9 @@ def check_shared(layout: Layout) -> tuple[tuple[Problem, ...], dict[str, Any], S
     except EnsembleError:
         problems.append(Problem("commits/manifest.json", "changed: collect again"))
         return tuple(problems), {}, "damaged"
+    if manifest.get("format") != FORMAT:
+        reason = f"expected format {FORMAT}, found {manifest.get('format')}: collect again"
+        return (*problems, Problem("commits/manifest.json", reason)), {}, "damaged"
     problems += _check_files(layout, manifest["files"])
     return tuple(dict.fromkeys(problems)), manifest, "valid"
 

@@ -14,11 +14,21 @@ import xarray
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from support.disks import in_memory
+from support.ensembles import (
+    ATTRIBUTES,
+    DIGEST,
+    MEMBERS,
+    SPECS,
+    plan,
+    tree,
+    values,
+    write,
+    written,
+)
 
 from pipelines.ensemble import (
     ArraySpec,
-    Commit,
-    Coordinate,
     EnsembleError,
     collect,
     create_ensemble,
@@ -30,43 +40,7 @@ from pipelines.ensemble import (
 )
 from pipelines.ensemble.layout import Codec, default_chunks
 
-MEMBERS = 4
-DIGEST = "c0ffee"
-ATTRIBUTES = {"title": "a test", "config_digest": DIGEST}
-SPECS = (
-    ArraySpec(
-        "u", (4, 2, 8, 8), ("time", "channel", "y", "x"), units="m s-1", long_name="velocity"
-    ),
-    ArraySpec("loss", (), (), "float64", long_name="final loss"),
-)
-TIME = Coordinate("time", 0.2 * np.arange(4), "s", "time")
 ROOT = Path(__file__).parents[2]
-
-
-def plan(run: Path, specs: tuple[ArraySpec, ...] = SPECS, members: int = MEMBERS) -> Path:
-    run.mkdir(parents=True, exist_ok=True)
-    create_ensemble(run / "ensemble.zarr", members, specs, ATTRIBUTES, [TIME])
-    return run / "ensemble.zarr"
-
-
-def values(member: int, specs: tuple[ArraySpec, ...] = SPECS) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(member)
-    return {s.name: np.asarray(rng.standard_normal(s.shape), s.dtype) for s in specs}
-
-
-def write(path: Path, member: int, fence: int = 1) -> Commit:
-    return write_member(path, member, values(member), {"config_digest": DIGEST, "seed": 7}, fence)
-
-
-def written(run: Path) -> Path:
-    path = plan(run)
-    for member in range(MEMBERS):
-        write(path, member)
-    return path
-
-
-def tree(run: Path) -> dict[str, bytes]:
-    return {str(f.relative_to(run)): f.read_bytes() for f in run.rglob("*") if f.is_file()}
 
 
 def test_members_read_back_and_xarray_shows_them_labelled(tmp_path: Path) -> None:
@@ -273,13 +247,20 @@ def test_collecting_twice_changes_nothing_and_progress_is_told(tmp_path: Path) -
     assert report.seal == "valid"
 
 
-def test_inodes_stay_few(tmp_path: Path) -> None:
-    specs = (ArraySpec("loss", (), ()),)
-    path = plan(tmp_path, specs, members=64)
-    for member in range(64):
-        write_member(path, member, values(member, specs), {"config_digest": DIGEST}, 1)
-    collect(path)
-    assert sum(1 for _ in tmp_path.rglob("*")) <= 64 + 64 + 20
+def test_inodes_stay_few() -> None:
+    members, specs = 1024, (ArraySpec("loss", (), ()),)
+    with in_memory() as run:
+        path = plan(run, specs, members)
+        for member in range(members):
+            write_member(path, member, values(member, specs), {"config_digest": DIGEST}, 1)
+        collect(path)
+        names = [found.relative_to(run).as_posix() for found in run.rglob("*")]
+    shards = {spec.shard(member) for spec in specs for member in range(members)}
+    markers = {f"commits/{member:04d}.json" for member in range(members)}
+    promised = {f"ensemble.zarr/{shard}" for shard in shards} | markers
+    assert promised < set(names)
+    assert len(promised) == 2 * members
+    assert len(names) <= 2 * members + 20
 
 
 def test_verifying_imports_neither_zarr_nor_torch(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +11,19 @@ import pytest
 import xarray
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.ensembles import (
+    ATTRIBUTES,
+    MEMBERS,
+    SPECS,
+    damage,
+    plan,
+    tree,
+    values,
+    write,
+    written,
+)
 
 from pipelines.ensemble import (
-    ArraySpec,
-    Commit,
-    Coordinate,
     EnsembleError,
     collect,
     create_ensemble,
@@ -25,78 +31,7 @@ from pipelines.ensemble import (
     write_member,
 )
 
-MEMBERS = 4
-DIGEST = "c0ffee"
-ATTRIBUTES = {"title": "a test", "config_digest": DIGEST}
-SPECS = (
-    ArraySpec(
-        "u", (4, 2, 8, 8), ("time", "channel", "y", "x"), units="m s-1", long_name="velocity"
-    ),
-    ArraySpec("loss", (), (), "float64", long_name="final loss"),
-)
-TIME = Coordinate("time", 0.2 * np.arange(4), "s", "time")
 ROOT = Path(__file__).parents[2]
-
-
-def plan(run: Path, specs: tuple[ArraySpec, ...] = SPECS, members: int = MEMBERS) -> Path:
-    run.mkdir(parents=True, exist_ok=True)
-    create_ensemble(run / "ensemble.zarr", members, specs, ATTRIBUTES, [TIME])
-    return run / "ensemble.zarr"
-
-
-def values(member: int, specs: tuple[ArraySpec, ...] = SPECS) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(member)
-    return {s.name: np.asarray(rng.standard_normal(s.shape), s.dtype) for s in specs}
-
-
-def write(path: Path, member: int, fence: int = 1) -> Commit:
-    return write_member(path, member, values(member), {"config_digest": DIGEST, "seed": 7}, fence)
-
-
-def written(run: Path) -> Path:
-    path = plan(run)
-    for member in range(MEMBERS):
-        write(path, member)
-    return path
-
-
-def tree(run: Path) -> dict[str, bytes]:
-    return {str(f.relative_to(run)): f.read_bytes() for f in run.rglob("*") if f.is_file()}
-
-
-def damage(file: Path, how: str) -> None:
-    content = bytearray(file.read_bytes())
-    if how == "delete":
-        file.unlink()
-    elif how == "truncate":
-        file.write_bytes(content[:-1])
-    else:
-        content[len(content) // 2] ^= 1 << (len(content) % 8)
-        file.write_bytes(content)
-
-
-@pytest.mark.parametrize("how", ["delete", "truncate", "flip"])
-@pytest.mark.parametrize("sealed", [False, True])
-def test_no_damage_to_any_file_is_silent(tmp_path: Path, how: str, sealed: bool) -> None:
-    path = written(tmp_path / "run")
-    if sealed:
-        collect(path)
-    assert verify(path).ok
-    proved = set(tree(tmp_path / "run")) - {"commits/.lock"}
-    for name in sorted(proved):
-        file = tmp_path / "run" / name
-        kept = file.read_bytes()
-        damage(file, how)
-        report = verify(path)
-        assert not report.ok
-        assert name in "\n".join(report.lines())
-        if name.startswith(("ensemble.zarr/u/c.", "ensemble.zarr/loss/c.")):
-            member = int(name.split(".")[2])
-            (found,) = [m for m in report.members if m.state == "damaged"]
-            assert found.member == member
-            assert [problem.file for problem in found.problems] == [name]
-        file.write_bytes(kept)
-    assert verify(path).ok
 
 
 @settings(max_examples=60, deadline=None)
@@ -247,29 +182,6 @@ def without_volatile(run: Path) -> dict[str, bytes]:
     return found
 
 
-def test_killed_at_random_times_the_bytes_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
-    specs = (ArraySpec("u", (16, 2, 64, 64), ("time", "channel", "y", "x")), SPECS[1])
-    paths = {name: plan(tmp_path / name, specs, 16) for name in ("whole", "killed")}
-    process = start_writer(paths["whole"], 1)
-    start = time.monotonic()
-    assert finish(process) == 0
-    # The span is that of the writing alone, so kills fall before, amid and between shards.
-    span = time.monotonic() - start
-    rng = np.random.default_rng(20)
-    kills = 0
-    for fence in range(1, 9):
-        process = start_writer(paths["killed"], fence)
-        time.sleep(rng.uniform(0, span / 6))
-        process.send_signal(signal.SIGKILL)
-        kills += finish(process) == -signal.SIGKILL
-        assert verify(paths["killed"]).of("damaged") == []
-    assert kills >= 3
-    assert finish(start_writer(paths["killed"], 9)) == 0
-    for path in paths.values():
-        collect(path)
-    assert without_volatile(tmp_path / "killed") == without_volatile(tmp_path / "whole")
-
-
 def test_killed_at_every_step_of_a_write_nothing_is_damaged(tmp_path: Path) -> None:
     # Two shards and a marker, each a file and its directory: six fsyncs, six of eight killed.
     paths = {name: plan(tmp_path / name, members=8) for name in ("whole", "killed")}
@@ -283,43 +195,3 @@ def test_killed_at_every_step_of_a_write_nothing_is_damaged(tmp_path: Path) -> N
         assert finish(start_writer(path, 2)) == 0
         collect(path)
     assert without_volatile(tmp_path / "killed") == without_volatile(tmp_path / "whole")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=768k", "tmpfs", mount], check=True)
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", mount], check=True)
-
-
-def test_a_full_disk_is_one_clear_error_and_loses_nothing(small_disk: Path) -> None:
-    specs = (ArraySpec("u", (256, 256), ("y", "x")),)
-    path = plan(small_disk, specs)
-
-    def put(member: int) -> None:
-        write_member(path, member, values(member, specs), {"config_digest": DIGEST}, 1)
-
-    put(0)
-    put(1)
-    before = tree(small_disk)
-    full = r"writing member 2 of .*No space left on device: free some space"
-    with pytest.raises(EnsembleError, match=full):
-        put(2)
-    assert tree(small_disk) == before
-    assert verify(path).of("committed") == [0, 1]
-    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
-    put(2)
-    put(3)
-    collect(path)
-    assert verify(path).ok
-
-
-def test_a_full_disk_at_planning_leaves_no_store(small_disk: Path) -> None:
-    (small_disk / "ballast").write_bytes(b"\0" * (760 * 1024))
-    with pytest.raises(EnsembleError, match=r"creating .* No space left on device"):
-        plan(small_disk)
-    assert not list(small_disk.glob("*ensemble*"))

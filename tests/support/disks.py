@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,24 @@ def small_disk(mount_point: Path, kilobytes: int) -> Iterator[Path]:
         yield mount_point
     finally:
         subprocess.run(["umount", "--lazy", str(mount_point)], check=True)
+
+
+@contextmanager
+def in_memory() -> Iterator[Path]:
+    """A directory on another device, where making bytes durable takes no time."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        yield Path(place)
+
+
+@contextmanager
+def read_only(directory: Path) -> Iterator[Path]:
+    """A directory that not even root can write to, until the end of the block; needs root."""
+    subprocess.run(["mount", "--bind", directory, directory], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", directory], check=True)
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 def fill(disk: Path) -> Path:

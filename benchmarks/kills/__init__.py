@@ -1,0 +1,1 @@
+"""Members that are killed while they write one ensemble, and what becomes of it."""
