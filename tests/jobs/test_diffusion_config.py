@@ -15,11 +15,11 @@ from jobs.diffusion.config import (
     ObservationConfig,
     SimulationConfig,
     StageResources,
-    TrackingConfig,
     stages,
 )
 from jobs.diffusion.scores import window_kernel
 from pipelines.plan import Resources
+from pipelines.tracking.settings import TrackingConfig
 from pipelines.training.settings import TrainingConfig
 
 
