@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_validator
 
-from pipelines.config import Config
-from pipelines.config.sweep import Point, at, check_sweep, grid
+from pipelines.config import Config, with_values
+from pipelines.config.sweep import Point, check_sweep, grid
 from pipelines.plan import Resources, StagePlan
 from pipelines.training.settings import TrainingConfig
 
@@ -242,7 +242,7 @@ def point_of(config: GmmConfig, member: int) -> Mapping[str, JsonValue]:
 def member_config(config: GmmConfig, member: int) -> GmmConfig:
     """The configuration of one member: the job's, with the values of its point."""
     alone = config.model_copy(update={"sweep": {}})
-    return at(alone, point_of(config, member))
+    return with_values(alone, point_of(config, member))
 
 
 def stages(config: GmmConfig) -> list[StagePlan]:

@@ -95,10 +95,8 @@ class Evaluation:
         """Fit all densities with the next number of components, and measure the fits."""
         components = self.config.evaluation.components[self.steps_done]
         fit = final(self.network, self.test.gridded.to(torch.float32), components)
-        most = max(self.config.evaluation.components)
-        padded = {name: _padded(value, most) for name, value in fit._asdict().items()}
-        measures = self.test.measured(fit)
-        self.found.append(padded | {name: value.float() for name, value in measures.items()})
+        measures = {name: value.float() for name, value in self.test.measured(fit).items()}
+        self.found.append(fit._asdict() | measures)
 
     def state_dict(self) -> Mapping[str, Any]:
         """What was found so far."""
@@ -109,12 +107,17 @@ class Evaluation:
         self.found = list(state["found"])
 
     def result(self) -> dict[str, Any]:
-        """All arrays of the member, by name."""
-        return {name: torch.stack([f[name] for f in self.found]).numpy() for name in self.found[0]}
+        """All arrays of the member, by name; components that a mixture does not have are NaN."""
+        most = max(self.config.evaluation.components)
+        return {
+            name: torch.stack([_padded(f[name], most) for f in self.found]).numpy()
+            for name in self.found[0]
+        }
 
 
 def _padded(values: Tensor, most: int) -> Tensor:
-    """Components that a smaller mixture does not have are NaN."""
+    if values.ndim == 1:  # a measure: one value a density
+        return values
     return torch.nn.functional.pad(values, (0, most - values.shape[-1]), value=torch.nan)
 
 

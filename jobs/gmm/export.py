@@ -3,7 +3,7 @@
 import io
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,19 +58,22 @@ def export_best(config: GmmConfig, run: Path, member: int, validation: float) ->
 
 def command(config: GmmConfig) -> str:
     """The shortest command that runs a job again: a preset, and what differs from it."""
-    wanted = dict(_values(config.model_dump(mode="json", exclude=set(CIRCUMSTANCES)), ""))
-    found = []
+    wanted = dict(_values(config))
+    commands = []
     for preset in preset_names(_YAML):
-        given = load(GmmConfig, _YAML, preset).config
-        theirs = dict(_values(given.model_dump(mode="json", exclude=set(CIRCUMSTANCES)), ""))
-        changed = [f"{k}={json.dumps(v)}" for k, v in wanted.items() if theirs.get(k, ...) != v]
-        found.append(["yaoki", "run", "gmm", "--preset", preset, *changed])
-    return shlex.join(min(found, key=len))
+        theirs = dict(_values(load(GmmConfig, _YAML, preset).config))
+        changed = [f"{k}={json.dumps(v)}" for k, v in wanted.items() if theirs[k] != v]
+        # An override of a mapping joins the preset's, so what the preset sweeps may stay.
+        if identity(load(GmmConfig, _YAML, preset, changed).config) == identity(config):
+            words = ["yaoki", "run", "gmm", "--preset", preset, *changed]
+            commands.append((len(words), shlex.join(words)))
+    return min(commands)[1]
 
 
-def _values(tree: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and f"{above}{key}" != "sweep":
-            yield from _values(value, f"{above}{key}.")
+def _values(config: GmmConfig) -> Iterator[tuple[str, Any]]:
+    """Every value that is computed with, by its dotted path; a sweep is one value."""
+    for key, value in config.model_dump(mode="json", exclude=set(CIRCUMSTANCES)).items():
+        if isinstance(value, dict) and key != "sweep":
+            yield from ((f"{key}.{name}", below) for name, below in value.items())
         else:
-            yield f"{above}{key}", value
+            yield key, value

@@ -49,7 +49,7 @@ def _passes(objective: Fitting, batch: Batch) -> Iterator[str]:
     for row in range(len(batch.masses)):
         network.zero_grad()
         loss = objective.losses(batch, slice(row, row + 1)).sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         fault = bad_gradient(network)
         if fault is not None or not torch.isfinite(loss):
             bad.append(row)
@@ -58,7 +58,7 @@ def _passes(objective: Fitting, batch: Batch) -> Iterator[str]:
         yield "each density by itself is finite: together their gradients were too large"
         return
     part = slice(bad[0], bad[0] + 1)
-    origin = origin_of_nan(lambda: objective.losses(batch, part).sum().backward())
+    origin = origin_of_nan(lambda: torch.autograd.backward(objective.losses(batch, part).sum()))
     yield f"density {bad[0]}: {origin or 'no derivative was NaN'}"
 
 

@@ -80,7 +80,7 @@ def final(network: nn.Module, gridded: Gridded, components: int) -> Mixture:
 
 
 def validation_densities(config: GmmConfig) -> Gridded:
-    """The densities of validation: of the families that are trained on, the same for all members."""
+    """What is validated on: families that are trained on, the same densities for all members."""
     draws = generator(config.seed, "validation")
     edges = uniform_edges(config.evaluation.points)
     batch = draw_batch(config.data.families, config.evaluation.validation, edges, draws)

@@ -1,17 +1,14 @@
-"""Sweeps: lists of values in a configuration, and the configuration of each point of their grid."""
+"""Sweeps: lists of values in a configuration, and the points of the grid that they span."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import JsonValue
 
 from pipelines.config.fields import Config
 from pipelines.config.loader import ConfigError
-from pipelines.config.resolve import amend
-
-ConfigT = TypeVar("ConfigT", bound=Config)
+from pipelines.config.resolve import with_values
 
 Point = Mapping[str, JsonValue]
 """Values by dotted path."""
@@ -31,15 +28,6 @@ def grid(sweep: Mapping[str, JsonValue]) -> list[Point]:
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
 
 
-def at(config: ConfigT, point: Point) -> ConfigT:
-    """A configuration with the values of a point in their places.
-
-    Raises:
-        ConfigError: With every problem found.
-    """
-    return amend(config, [f"{path}={json.dumps(value)}" for path, value in point.items()])
-
-
 def check_sweep(config: Config, sweep: Mapping[str, JsonValue], sections: Collection[str]) -> None:
     """Make sure that every point of a sweep is a configuration; for a validator of the model.
 
@@ -57,7 +45,7 @@ def check_sweep(config: Config, sweep: Mapping[str, JsonValue], sections: Collec
     problems: dict[str, None] = {}
     for point in grid(sweep):
         try:
-            at(config, point)
+            with_values(config, point)
         except ConfigError as error:
             problems |= dict.fromkeys(error.problems)
     if problems:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import Config, ConfigError
-from pipelines.config.sweep import at, check_sweep, grid
+from pipelines.config import Config, ConfigError, with_values
+from pipelines.config.sweep import check_sweep, grid
 
 
 class Training(Config):
@@ -30,14 +30,14 @@ def test_every_combination_is_a_point_and_becomes_a_configuration(
     rates: list[float], names: list[str]
 ) -> None:
     points = grid({"training": {"rate": list(rates)}, "name": list(names)})
-    found = [at(Job(), point) for point in points]
+    found = [with_values(Job(), point) for point in points]
     wanted = [Job(name=n, training=Training(rate=r)) for r, n in product(rates, names)]
     assert found == wanted
 
 
 def test_a_value_may_be_a_list_and_the_rest_stays() -> None:
     config = Job(name="mine", training=Training(rate=2.0))
-    first, second = (at(config, p) for p in grid({"training": {"sizes": [[1], [2, 3]]}}))
+    first, second = (with_values(config, p) for p in grid({"training": {"sizes": [[1], [2, 3]]}}))
     assert (first.training.sizes, second.training.sizes) == ((1,), (2, 3))
     assert {first.name, second.name} == {"mine"}
     assert {first.training.rate, second.training.rate} == {2.0}
@@ -45,7 +45,7 @@ def test_a_value_may_be_a_list_and_the_rest_stays() -> None:
 
 def test_nothing_swept_is_one_point() -> None:
     assert grid({}) == [{}]
-    assert at(Job(), {}) == Job()
+    assert with_values(Job(), {}) == Job()
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_all_problems_of_a_sweep_are_told_once() -> None:
         check_sweep(Job(), sweep, ["training"])
     assert str(error.value).count("found 'b'") == 1
     with pytest.raises(ConfigError):
-        at(Job(), {"training.rate": "a"})
+        with_values(Job(), {"training.rate": "a"})
