@@ -128,6 +128,7 @@ def guard_of(config: GmmConfig, member: Member, note: Note) -> Guard:
         member.directory / "skipped",
         config.tracking.keep_skipped,
         note,
+        "'python -m jobs.gmm.replay FILE'",
         config.tracking.detect_anomaly,
     )
 

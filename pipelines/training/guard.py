@@ -52,6 +52,7 @@ class Guard:
         directory: Where their batches are kept, ``<step>.pt``, or None for nowhere.
         keep: How many are kept at most: the first ones.
         note: Told of each; the row counts as one of the step that comes out of it.
+        replay: How to take a kept batch again, for people.
         trace: Go through a bad step once more, to find the operation that made the first NaN.
     """
 
@@ -60,6 +61,7 @@ class Guard:
     directory: Path | None = None
     keep: int = 5
     note: Note | None = None
+    replay: str = ""
     trace: bool = False
 
     def skip(
@@ -89,11 +91,12 @@ class Guard:
             raise NonFiniteError(self._refusal(step, skipped, fault))
 
     def _refusal(self, step: int, skipped: int, fault: Fault) -> str:
-        where = "" if self.directory is None else f" (batches in {self.directory})"
+        kept = "" if self.directory is None else f"Batches are kept in {self.directory}"
+        again = f": {self.replay} takes one again. " if self.replay else ". "
         return (
             f"{skipped} of {step + 1} steps had an input, loss or gradient that was not finite; "
-            f"at most {self.allowed:.2%} may. The last one: {fault}{where}. Look at the data with "
-            "'yaoki verify', lower training.learning_rate, or set training.clip."
+            f"at most {self.allowed:.2%} may. The last one: {fault}. {kept + again if kept else ''}"
+            "Look at the data, lower training.learning_rate, or set training.clip."
         )
 
 
