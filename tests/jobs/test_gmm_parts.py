@@ -18,9 +18,9 @@ from cluster import Member
 from cluster.calls import Call
 from jobs.gmm.config import member_config
 from jobs.gmm.densities import Drawn, Stored, store_path
-from jobs.gmm.evaluation import TestSet
 from jobs.gmm.export import export_path
 from jobs.gmm.health import health, peak
+from jobs.gmm.measuring import TestSet
 from jobs.gmm.replay import replay
 from jobs.gmm.training import Fitting, untrained, validation_densities, weights_path
 from jobs.launch import StageFailedError
