@@ -114,7 +114,8 @@ def evaluate(found: Collected) -> dict[str, float]:
     """How good the best member is, over all numbers of components, and EM beside it."""
     resolved = found.test.drawn.resolved.numpy()
     unseen, maxima = found.test.of(*HELD_OUT), found.test.of(*MAXIMA)
-    scores = {"validation_kl": found.best.validation}
+    worst = max(member.validation for member in found.members)
+    scores = {"validation_kl": found.best.validation, "worst_validation_kl": worst}
     for prefix, measures in (("", found.best.measures), ("em200_", found.classical)):
         kl, tail = measures["kl"], np.abs(measures["tail_error"][:, maxima])
         scores |= {

@@ -27,6 +27,7 @@ from jobs.gmm.config import (
 from jobs.gmm.export import command
 from kernels.gmm import refiner
 from kernels.gmm.families import TRAINED
+from kernels.gmm.initnet import MAX_COMPONENTS
 from pipelines.plan import identity
 from pipelines.training.settings import TrainingConfig
 
@@ -38,7 +39,7 @@ def test_the_lists_here_are_those_of_the_kernels() -> None:
     assert set(get_args(TrainedFamily)) == set(DataConfig().families) == set(TRAINED)
     fields = {field.name: field.default for field in dataclasses.fields(refiner.RefinerConfig)}
     assert fields == RefinerConfig().model_dump()
-    assert refiner.MAX_COMPONENTS == 16
+    assert MAX_COMPONENTS == 16
 
 
 def test_members_are_the_points_of_the_sweep_times_the_seeds() -> None:

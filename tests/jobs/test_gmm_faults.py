@@ -22,9 +22,9 @@ from cluster.executor import Backend
 from cluster.stage import Stage
 from pipelines.tracking import VOLATILE, read_metrics
 
-OVERRIDES = ("training.epochs=3", "resources.train.checkpoint_seconds=0.1")
+OVERRIDES = ("resources.train.checkpoint_seconds=0.1",)
 #: Steps of a member, and passes through the network in each: one a grain.
-STEPS, GRAINS = 30, 4
+STEPS, GRAINS = 20, 4
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -67,7 +67,7 @@ def test_signals_at_random_moments_change_nothing(twin: Path, tmp_path: Path) ->
     config = gmm_plan(tmp_path, *OVERRIDES).config
     draw = random.Random()
     shots = [  # two a member, both before its end, between any two operations
-        [(draw.choice(SIGNALS), draw.randrange(50), draw.uniform(0, 0.03)) for _ in range(2)]
+        [(draw.choice(SIGNALS), draw.randrange(25), draw.uniform(0, 0.02)) for _ in range(2)]
         for _ in range(2)
     ]
     calls = [Call(train_under_fire, (config, each)) for each in shots]
