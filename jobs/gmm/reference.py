@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from kernels.gmm import Gridded, Mixture, em_step_cells, gridded_moments, sigma_bounds
+from kernels.gmm import Gridded, Mixture, gridded_moments
+from kernels.gmm.fused import descend
 from kernels.gmm.initnet import cumulative, interpolated
 
 #: How it is called in tables, and its steps.
@@ -13,10 +14,8 @@ CLASSICAL, STEPS = "EM, 200 steps", 200
 
 def reference(gridded: Gridded, components: int) -> Mixture:
     """Binned EM from components of equal weight at the quantiles, (B, K)."""
-    m, bounds = _start(gridded, components), sigma_bounds(gridded)
-    for _ in range(STEPS):
-        m = em_step_cells(m, gridded.masses, gridded.edges, bounds)
-    return m
+    start = _start(gridded, components)
+    return descend(gridded, start, "em", budget=STEPS, tolerance=0.0).mixture
 
 
 def _start(gridded: Gridded, components: int) -> Mixture:
