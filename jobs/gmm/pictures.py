@@ -9,6 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from kernels.gmm.mixture import Mixture, cdf, log_component_densities
@@ -58,7 +59,7 @@ def fit_panels(fits: Sequence[Fitted]) -> Figure:
         for row in (2 * (n // columns), 2 * (n // columns) + 1):
             axes[row, n % columns].set_visible(False)
     handles = [
-        Line2D([], [], color=MUTED, label="exact, cell by cell"),
+        Patch(color=MUTED, alpha=0.25, label="exact, cell by cell"),
         Line2D([], [], color=PALETTE[1], label="mixture"),
         Line2D([], [], color=PALETTE[0], label="components", **_FINE),
     ]
@@ -149,6 +150,8 @@ def health_panels(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
         if len(names) > 1:
             ax.set_yscale("log")
             add_legend(ax, [_key(n, s) for n, s in zip(names, _STYLES, strict=False)])
+        else:
+            ax.set_ylim(bottom=0)
         finish_axes(ax, "epoch", title)
     return figure
 

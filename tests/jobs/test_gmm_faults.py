@@ -47,7 +47,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def kept(run: Path) -> dict[str, bytes]:
     """The batches of skipped steps."""
-    paths = run.glob("members/train/*/skipped/*")
+    paths = run.glob("members/train/*/skipped/*.pt")
     return {str(path.relative_to(run)): path.read_bytes() for path in paths}
 
 
