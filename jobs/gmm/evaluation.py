@@ -10,8 +10,9 @@ from torch import Tensor
 from cluster import Attempt, Member
 from jobs.gmm.config import GmmConfig, seed_number
 from jobs.gmm.measuring import MEASURES, TestSet
-from jobs.gmm.training import final, trained
+from jobs.gmm.training import trained
 from kernels.gmm.families import FAMILIES
+from kernels.gmm.inference import infer
 from kernels.gmm.refiner import Refiner
 from pipelines.ensemble import (
     ArraySpec,
@@ -26,7 +27,7 @@ from pipelines.training.loop import make_deterministic
 
 
 class Evaluation:
-    """Fits of one network, one number of components a step.
+    """Fits of one network as a user gets them, one number of components a step.
 
     Args:
         config: The job.
@@ -51,9 +52,9 @@ class Evaluation:
     def step(self) -> None:
         """Fit all densities with the next number of components, and measure the fits."""
         components = self.config.evaluation.components[self.steps_done]
-        fit = final(self.network, self.test.gridded.to(torch.float32), components)
-        measures = {name: value.float() for name, value in self.test.measured(fit).items()}
-        self.found.append(fit._asdict() | measures)
+        fit = infer(self.network, self.test.gridded, components)
+        found = fit._asdict() | self.test.measured(fit)
+        self.found.append({name: value.float() for name, value in found.items()})
 
     def state_dict(self) -> Mapping[str, Any]:
         """What was found so far."""

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.gmm.collection import Collected, stored
+from jobs.gmm.collection import EM_STEPS, Collected, stored
 from jobs.gmm.config import point_of, seed_number
 from jobs.gmm.export import export_path
 from jobs.gmm.pictures import Fitted, error_curves, fit_panels, health_panels
-from jobs.gmm.reference import CLASSICAL
 from kernels.gmm import Mixture
 from kernels.gmm.families import FAMILIES, HELD_OUT, MAXIMA
 from pipelines.figures import LossCurve, loss_curves, save_png
 from pipelines.report import Fact, Picture, Section, Table
+
+CLASSICAL = f"EM, {EM_STEPS} steps"
 
 
 def section(found: Collected, scores: Mapping[str, float]) -> Section:

@@ -14,7 +14,6 @@ from jobs.gmm.health import health
 from jobs.outputs import publish_weights, tracker
 from kernels.gmm.families import draw_batch, uniform_edges
 from kernels.gmm.gridded import Gridded, kl_divergence
-from kernels.gmm.mixture import Mixture
 from kernels.gmm.refiner import Refiner, RefinerConfig
 from kernels.gmm.supervision import supervised_loss
 from pipelines.plan import identity
@@ -67,16 +66,10 @@ class Fitting:
     def validate(self, network: nn.Module) -> float:
         """Mean divergence on fixed densities over all numbers of components; notes the health."""
         gridded = self.held_out.to(str(_device(network)))
-        fits = [final(network, gridded, k) for k in self.config.evaluation.components]
+        fits = [network(gridded, k)[-1] for k in self.config.evaluation.components]
         self.health = health(gridded, fits)
         divergence = torch.stack([kl_divergence(gridded, fit) for fit in fits])
         return float(divergence.double().mean())
-
-
-def final(network: nn.Module, gridded: Gridded, components: int) -> Mixture:
-    """What the refiner ends with."""
-    fit: Mixture = network(gridded, components)[-1]
-    return fit
 
 
 def validation_densities(config: GmmConfig) -> Gridded:
