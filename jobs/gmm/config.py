@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_valida
 from pipelines.config import Config, with_values
 from pipelines.config.sweep import Point, check_sweep, grid
 from pipelines.plan import Resources, StagePlan
+from pipelines.tracking.settings import TrackingConfig
 from pipelines.training.settings import TrainingConfig
 
 #: As in ``kernels.gmm.families``, which a configuration must not import: it takes torch. Densities
@@ -163,21 +164,15 @@ class StageResources(Config):
     collect: Resources = Resources()
 
 
-class TrackingConfig(Config):
-    """What is noted besides ``metrics.jsonl``. It changes no result.
+class NotingConfig(TrackingConfig):
+    """What is noted of a training. It changes no result.
 
     Attributes:
-        wandb: Send the metrics to Weights & Biases, offline.
-        tensorboard: Write TensorBoard events.
-        project: Project at Weights & Biases.
         detect_anomaly: Take a step that is skipped once more under autograd's anomaly detection,
             and note which operation made the first NaN.
         keep_skipped: Batches of skipped steps to keep for ``python -m jobs.gmm.replay``.
     """
 
-    wandb: bool = False
-    tensorboard: bool = False
-    project: str = "yaoki-gmm"
     detect_anomaly: bool = False
     keep_skipped: NonNegativeInt = 5
 
@@ -199,7 +194,7 @@ class GmmConfig(Config):
     supervision: SupervisionConfig = SupervisionConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    tracking: TrackingConfig = TrackingConfig()
+    tracking: NotingConfig = NotingConfig(project="yaoki-gmm")
     resources: StageResources = StageResources()
 
     @property

@@ -16,7 +16,6 @@ from kernels.gmm.families import draw_batch, uniform_edges
 from kernels.gmm.gridded import Gridded, kl_divergence
 from kernels.gmm.refiner import Refiner, RefinerConfig
 from kernels.gmm.supervision import supervised_loss
-from pipelines.plan import identity
 from pipelines.seeds import derived_seed, generator
 from pipelines.training.guard import Guard, Note
 from pipelines.training.loop import Trainer, make_deterministic
@@ -91,7 +90,7 @@ def train(config: GmmConfig, member: Member, attempt: Attempt) -> dict[str, floa
     seed = derived_seed(config.seed, "train", seed_number(config, member.index))
     make_deterministic(config.resources.train.cpus, seed)
     network = untrained(mine).to("cuda" if torch.cuda.is_available() else "cpu")
-    with tracker(config.tracking, identity(config), member, attempt) as tracking:
+    with tracker(config.tracking, config, member, attempt) as tracking:
         objective = Fitting(mine, source(mine, member.run, seed), seed, network)
 
         def note(step: int, values: Mapping[str, Any]) -> None:
