@@ -66,6 +66,13 @@ WORKLOADS = {
             "jobs.diffusion.collection:summarize",
             "diffusion/diffusion.yaml",
         ),
+        Workload(
+            "gmm",
+            "jobs.gmm.config:GmmConfig",
+            "jobs.gmm.config:stages",
+            "jobs.gmm.collection:summarize",
+            "gmm/gmm.yaml",
+        ),
     ]
 }
 

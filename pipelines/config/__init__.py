@@ -5,7 +5,7 @@ from pipelines.config.fields import Config
 from pipelines.config.loader import ConfigError, Source
 from pipelines.config.meanings import meanings
 from pipelines.config.render import digest, dump_yaml
-from pipelines.config.resolve import Resolved, amend, load, preset_names
+from pipelines.config.resolve import Resolved, amend, load, preset_names, with_values
 
 __all__ = [
     "Config",
@@ -20,4 +20,5 @@ __all__ = [
     "load",
     "meanings",
     "preset_names",
+    "with_values",
 ]

@@ -86,6 +86,16 @@ class Node:
         return Node(self.value, source)
 
 
+def node_of(value: Any, source: Source) -> Node:
+    """The tree of a plain value, all of it from one source."""
+    match value:
+        case Mapping():
+            return Node({key: node_of(child, source) for key, child in value.items()}, source)
+        case list() | tuple():
+            return Node(tuple(node_of(child, source) for child in value), source)
+    return Node(value, source)
+
+
 def merge(base: Node, over: Node) -> Node:
     """Lay ``over`` upon ``base``: mappings join key by key, everything else is replaced whole."""
     if not isinstance(base.value, Mapping) or not isinstance(over.value, Mapping):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -10,10 +10,17 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pipelines.config.fields import Config
-from pipelines.config.loader import ConfigError, Node, Source, merge, parse_yaml, read_yaml
+from pipelines.config.loader import (
+    ConfigError,
+    Node,
+    Source,
+    merge,
+    node_of,
+    parse_yaml,
+    read_yaml,
+)
 from pipelines.config.meanings import meanings
 from pipelines.config.problems import problems_of, unknown
-from pipelines.config.render import dump_yaml
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -83,12 +90,31 @@ def amend(config: ConfigT, overrides: Iterable[str]) -> ConfigT:
     Raises:
         ConfigError: With every problem found.
     """
-    source = Source("file", "the run's configuration")
-    tree, problems = _overlaid(parse_yaml(dump_yaml(config), source.where, source), overrides)
+    tree, problems = _overlaid(_tree_of(config), overrides)
     amended, found = _validate(type(config), tree)
     if amended is None or problems:
         raise ConfigError(*problems, *found)
     return amended
+
+
+def with_values(config: ConfigT, values: Mapping[str, Any]) -> ConfigT:
+    """A configuration that has been resolved, with other values at some dotted paths.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    tree = _tree_of(config)
+    for dotted, value in values.items():
+        node = node_of(value, Source("override", f"{dotted} = {value!r}"))
+        tree = merge(tree, _below(dotted.split("."), node))
+    changed, found = _validate(type(config), tree)
+    if changed is None:
+        raise ConfigError(*found)
+    return changed
+
+
+def _tree_of(config: Config) -> Node:
+    return node_of(config.model_dump(mode="json"), Source("file", "the run's configuration"))
 
 
 def preset_names(path: str | Path) -> tuple[str, ...]:
@@ -147,9 +173,13 @@ def _override(text: str) -> Node:
         raise ConfigError(f"{source.where}: expected key.path=value")
     if not value.strip():
         raise ConfigError(f'{source.where}: expected a value after "="; write null or "" for none')
-    node = parse_yaml(value, source.where, source)
+    return _below(path, parse_yaml(value, source.where, source))
+
+
+def _below(path: Sequence[str], node: Node) -> Node:
+    """The tree that holds a node alone, below some keys."""
     for key in reversed(path):
-        node = Node({key: node}, source)
+        node = Node({key: node}, node.source)
     return node
 
 

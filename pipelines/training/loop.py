@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -11,16 +12,23 @@ from torch import Tensor, nn
 from cluster import Accumulator, Attempt, OptimizerStep, fit_microbatch, random_state
 from cluster.accumulator import Loss
 from cluster.undoing import BufferCopy
+from pipelines.training.guard import (
+    Fault,
+    Guard,
+    NonFiniteError,
+    bad_gradient,
+    bad_input,
+    origin_of_nan,
+    plain,
+)
 from pipelines.training.settings import TrainingConfig, learning_rate
+
+__all__ = ["NonFiniteError", "Objective", "Record", "Trainer", "make_deterministic"]
 
 Record = Callable[[int, Mapping[str, float]], None]
 """Takes the number of steps done and the metrics at that point."""
 
 BatchT = TypeVar("BatchT")
-
-
-class NonFiniteError(Exception):
-    """Too many steps had a loss or gradient that was not finite."""
 
 
 class Objective(Protocol[BatchT]):
@@ -50,6 +58,7 @@ class Trainer:
         record: Takes the metrics of every epoch.
         attempt: Whose steps these are: it is told of sizes that are tried, and knows whether
             memory has been short before.
+        guard: What becomes of steps that are not finite; by default they are counted alone.
 
     Raises:
         ValueError: The sizes of batch, microbatch and grain do not fit together.
@@ -62,9 +71,11 @@ class Trainer:
         config: TrainingConfig,
         record: Record,
         attempt: Attempt | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.network, self.objective = network, objective
         self.config, self.record = config, record
+        self.guard = Guard(config.max_skipped) if guard is None else guard
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -97,12 +108,7 @@ class Trainer:
         rate = learning_rate(self.config, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._backward(self.objective.draw(self.steps_done))
-        if math.isfinite(loss) and self._gradients_are_finite():
-            self._apply()
-            self._epoch_loss.append(loss)
-        else:
-            self._skip()
+        self._take(self.objective.draw(self.steps_done))
         self.steps_done += 1
         if self.steps_done % self.objective.steps_per_epoch == 0:
             self._end_epoch(epoch + 1, rate)
@@ -147,12 +153,24 @@ class Trainer:
         self.best, self.stopped = state["best"], state["stopped"]
         self._epoch_loss = list(state["epoch_loss"])
 
-    def _backward(self, batch: Any) -> float:
+    def _take(self, batch: Any) -> None:
+        """Take the step of a batch, or nothing of it where something in it is not finite."""
+        fault = bad_input(batch)
+        before, buffers = random_state.capture(), BufferCopy(self.network)
+        if fault is None:
+            loss = self._backward(batch, buffers)
+            fault = bad_gradient(self.network) if math.isfinite(loss) else Fault("loss")
+        if fault is None:
+            self._apply()
+            self._epoch_loss.append(loss)
+        else:
+            self._skip(batch, fault, before, buffers)
+
+    def _backward(self, batch: Any, buffers: BufferCopy) -> float:
         share = self._share(batch)
         if not self._fitted:
             fit_microbatch(self.accumulator, share, self.network, self.optimizer, note=self._note)
             self._fitted = True
-        buffers = BufferCopy(self.network)
 
         def clear() -> None:
             self.optimizer.zero_grad()
@@ -172,12 +190,6 @@ class Trainer:
 
         return share
 
-    def _gradients_are_finite(self) -> bool:
-        # A finite loss can have gradients that are not: both are looked at.
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        norms = torch._foreach_norm(gradients)
-        return bool(torch.isfinite(torch.stack(norms)).all())
-
     def _apply(self) -> None:
         # Out of memory while clipping or averaging is not healed here: the error passes, and the
         # next attempt takes the step from the last checkpoint. Neither needs memory to speak of.
@@ -187,16 +199,35 @@ class Trainer:
         if self.average is not None:
             _blend(self.average, self.network, cast(float, self.config.ema))
 
-    def _skip(self) -> None:
-        # Neither weights nor optimizer are touched, so one bad batch costs one batch.
+    def _skip(
+        self, batch: Any, fault: Fault, before: Mapping[str, Any], buffers: BufferCopy
+    ) -> None:
+        # Neither weights nor optimizer were touched, so one bad batch costs one batch.
+        buffers.put_back()
+        if self.guard.trace and fault.part != "input":
+            fault = replace(fault, origin=self._origin(batch, before, buffers))
+        self.optimizer.zero_grad()
         self.skipped += 1
-        allowed = self.config.max_skipped * max(self.steps_done + 1, 100)
-        if self.skipped > allowed:
-            raise NonFiniteError(
-                f"{self.skipped} of {self.steps_done + 1} steps had a loss or gradient that was "
-                f"not finite; at most {self.config.max_skipped:.2%} may. Look at the data with "
-                "'yaoki verify', lower training.learning_rate, or set training.clip."
-            )
+        self.guard.skip(
+            self.steps_done,
+            self.skipped,
+            fault,
+            lambda: {
+                "batch": plain(batch),
+                "network": self.network.state_dict(),
+                "random": before,
+            },
+        )
+
+    def _origin(self, batch: Any, before: Mapping[str, Any], buffers: BufferCopy) -> str:
+        """Go through a bad batch once more, and leave no trace of it."""
+        after = random_state.capture()
+        random_state.restore(before)
+        shares = self.accumulator.shares(self._share(batch), self.config.batch)
+        origin = origin_of_nan(lambda: list(shares))
+        random_state.restore(after)
+        buffers.put_back()
+        return origin
 
     def _end_epoch(self, epoch: int, rate: float) -> None:
         losses = self._epoch_loss

@@ -16,6 +16,7 @@ from support.regression import BATCH, RICH, STEPS_PER_EPOCH, Regression, Run, co
 from support.small_work import equal
 from torch import Tensor
 
+from cluster.undoing import BufferCopy
 from pipelines.training.loop import NonFiniteError, Trainer
 from pipelines.training.settings import learning_rate
 
@@ -46,7 +47,8 @@ def test_the_gradient_over_grains_is_that_of_the_batch(microbatch: int, grain: i
     net = network(torch.float64)
     objective = Regression(net)
     ask = config(microbatch=microbatch, grain=grain)
-    Trainer(net, objective, ask, lambda *_: None)._backward(objective.draw(0))
+    trainer = Trainer(net, objective, ask, lambda *_: None)
+    trainer._backward(objective.draw(0), BufferCopy(net))
     found = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     x, y = objective.draw(0)
     wanted = torch.autograd.grad((net(x) - y).square().mean(), list(net.parameters()))

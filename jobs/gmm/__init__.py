@@ -1,0 +1,1 @@
+"""A learned fitter of gridded densities: simulate, train, evaluate, collect."""
