@@ -116,13 +116,12 @@ class SupervisionConfig(Config):
 
     Attributes:
         phases: In order. By default the last mixture counts alone until the start is worth
-            something, then all do in proportion to their place, then all do alike.
+            something, then all do in proportion to their place.
     """
 
     phases: tuple[Phase, ...] = (
         Phase(schedule="final_only"),
         Phase(schedule="linear", from_epoch=5),
-        Phase(schedule="uniform", from_epoch=10),
     )
 
     def schedule(self, epoch: int) -> Literal["final_only", "linear", "uniform"]:
