@@ -1,0 +1,59 @@
+"""Fitting gridded densities by one-dimensional Gaussian mixtures."""
+
+from kernels.gmm.em import (
+    SigmaBounds,
+    cell_responsibilities,
+    em_step_cells,
+    em_step_points,
+    responsibilities,
+    sigma_bounds,
+)
+from kernels.gmm.gridded import (
+    Findings,
+    Gridded,
+    Kind,
+    Policy,
+    Standardization,
+    cross_entropy,
+    gridded_moments,
+    kl_divergence,
+    read_gridded,
+)
+from kernels.gmm.mixture import (
+    Mixture,
+    Moments,
+    cdf,
+    log_cell_masses,
+    log_component_masses,
+    log_density,
+    moments,
+    quantile,
+    survival,
+)
+
+__all__ = [
+    "Findings",
+    "Gridded",
+    "Kind",
+    "Mixture",
+    "Moments",
+    "Policy",
+    "SigmaBounds",
+    "Standardization",
+    "cdf",
+    "cell_responsibilities",
+    "cross_entropy",
+    "em_step_cells",
+    "em_step_points",
+    "gridded_moments",
+    "kl_divergence",
+    "log_cell_masses",
+    "log_component_masses",
+    "log_density",
+    "moments",
+    "quantile",
+    "read_gridded",
+    "responsibilities",
+    "sigma_bounds",
+    "survival",
+]
