@@ -1,5 +1,6 @@
 """Fitting gridded densities by one-dimensional Gaussian mixtures."""
 
+from kernels.gmm.descent import Descent, Method, descend
 from kernels.gmm.em import (
     SigmaBounds,
     cell_responsibilities,
@@ -30,11 +31,16 @@ from kernels.gmm.mixture import (
     quantile,
     survival,
 )
+from kernels.gmm.solve import Fit, solve
+from kernels.gmm.start import gridded_quantile, quantile_start
 
 __all__ = [
+    "Descent",
     "Findings",
+    "Fit",
     "Gridded",
     "Kind",
+    "Method",
     "Mixture",
     "Moments",
     "Policy",
@@ -43,17 +49,21 @@ __all__ = [
     "cdf",
     "cell_responsibilities",
     "cross_entropy",
+    "descend",
     "em_step_cells",
     "em_step_points",
     "gridded_moments",
+    "gridded_quantile",
     "kl_divergence",
     "log_cell_masses",
     "log_component_masses",
     "log_density",
     "moments",
     "quantile",
+    "quantile_start",
     "read_gridded",
     "responsibilities",
     "sigma_bounds",
+    "solve",
     "survival",
 ]

@@ -6,16 +6,15 @@ or, where that is read-only, in the user's cache; where none can be written, eve
 
 import hashlib
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
-from torch import Tensor
 
-from kernels.gmm.em import SigmaBounds, sigma_bounds
+from kernels.gmm.acceleration import LEAST_DAMPING, LEAST_LOG_WEIGHT, mixture_of
+from kernels.gmm.descent import Descent, Method, prepare
+from kernels.gmm.em import SigmaBounds
 from kernels.gmm.fused_cells import (
     TINY,
     Work,
@@ -26,13 +25,12 @@ from kernels.gmm.fused_cells import (
     moment_sums,
     work_for,
 )
-from kernels.gmm.fused_normal import LEAST_EXPONENT, Array, compiled
-from kernels.gmm.fused_scoring import LEAST_DAMPING, advance, damped_step
-from kernels.gmm.gridded import Gridded, Standardization
+from kernels.gmm.fused_normal import Array, compiled, jit
+from kernels.gmm.fused_scoring import advance, damped_step
+from kernels.gmm.gridded import Gridded
 from kernels.gmm.mixture import Mixture
 
-Method = Literal["em", "squarem", "scoring"]
-_METHODS = get_args(Method)
+METHODS = ("em", "squarem", "scoring")
 _EM, _SQUAREM, _SCORING = range(3)
 
 
@@ -73,7 +71,7 @@ def _extrapolate(task: _Task, start: Array, first: Array, second: Array, out: Ar
             step = first[i, k] - start[i, k]
             bend = second[i, k] - first[i, k] - step
             out[i, k] = start[i, k] + 2 * length * step + length * length * bend
-        out[0, k] = min(max(out[0, k], LEAST_EXPONENT), 0.0)
+        out[0, k] = min(max(out[0, k], LEAST_LOG_WEIGHT), 0.0)
         out[2, k] = min(max(out[2, k], task.low), task.high)
         total += math.exp(out[0, k])
     for k in range(start.shape[1]):
@@ -133,7 +131,7 @@ def _finite(masses: Array, state: Array) -> bool:
     return math.isfinite(total)
 
 
-def _entry(revision: int) -> Callable[..., None]:
+def _entry(revision: int) -> Any:
     """The loop over rows, compiled, and kept on disk for as long as the revision is the same.
 
     The compiler's cache watches one file. But its key holds what a function closes over.
@@ -144,12 +142,11 @@ def _entry(revision: int) -> Callable[..., None]:
         edges: Array,
         bounds: Array,
         states: Array,
-        plan: tuple[int, int, int, float],
-        damping: Array,
+        plan: tuple[int, int, int, float, float],
         results: Array,
     ) -> None:
         """Masses (B, N), edges (B, N+1), bounds (B, 2); states (B, 3, K) and results (B, 4) out."""
-        method, warm, budget, tolerance = plan
+        method, warm, budget, tolerance, damping = plan
         components = states.shape[2] if revision >= 0 else 0
         work = work_for(components, masses.shape[1])
         shape = (3, components)
@@ -158,15 +155,15 @@ def _entry(revision: int) -> Callable[..., None]:
             if _finite(masses[b], states[b]):
                 low, high = bounds[b, 0], bounds[b, 1]
                 task = _Task(masses[b], edges[b], low, high, method, warm, budget, tolerance)
-                _descend(task, states[b], damping[b], work, memory, results[b])
+                _descend(task, states[b], damping, work, memory, results[b])
             else:
                 results[b, 0] = np.nan
 
     options = {"nogil": True, "error_model": "numpy"}
     try:
-        return cast(Callable[..., None], njit(cache=True, **options)(fit_rows))
+        return jit(cache=True, **options)(fit_rows)
     except RuntimeError:  # nowhere to write
-        return cast(Callable[..., None], njit(**options)(fit_rows))
+        return jit(**options)(fit_rows)
 
 
 def _revision() -> int:
@@ -179,70 +176,31 @@ def _revision() -> int:
 _fit = _entry(_revision())
 
 
-class Descent(NamedTuple):
-    """Where a descent ended.
-
-    Attributes:
-        mixture: (B, K), float64; NaN in rows whose masses or start were not finite.
-        kl: Binned divergence, (B), in nats.
-        evaluations: Evaluations of a mixture on the grid, each also an EM step's cost, (B).
-        accepted: Extrapolations or steps of scoring that were taken, (B).
-        converged: Whether the tolerance was reached within the budget, (B).
-    """
-
-    mixture: Mixture
-    kl: Tensor
-    evaluations: Tensor
-    accepted: Tensor
-    converged: Tensor
-
-
 def descend(
     gridded: Gridded,
     start: Mixture,
     method: Method = "scoring",
     budget: int = 60,
-    tolerance: float = 1e-8,
-    damping: float | Tensor = 1e-2,
-    warm: int = 0,
+    tolerance: float = 1e-9,
+    damping: float = 0.1,
+    warm: int = 2,
     bounds: SigmaBounds | None = None,
 ) -> Descent:
-    r"""Lower the binned divergence from a start, row by row, on one thread of a CPU.
+    """Do what :func:`kernels.gmm.descent.descend` does, on one thread of a CPU, in float64.
 
-    ``em`` is :func:`kernels.gmm.em.em_step_cells`. ``squarem`` extrapolates two such steps.
-    ``scoring`` solves :math:`(A + \lambda I)\,\delta = -g` for the change of log weights, means in
-    sigmas and log sigmas, with A half way between the outer product of the scores and the Hessian.
-    A trial is taken where the divergence fell, and the EM step in its place where it did not: no
-    method ever rises.
-
-    Args:
-        gridded: What to fit, on the CPU.
-        start: Where from, (B, K).
-        method: How.
-        budget: Most evaluations.
-        tolerance: Ends a row, in nats: of what the last EM step won, or the next one of scoring
-            promises.
-        damping: First :math:`\lambda`, one or (B).
-        warm: EM steps before the first of scoring.
-        bounds: Of sigma, if not those of the grid.
-
-    References:
-        Varadhan and Roland, *Simple and globally convergent methods for accelerating the
-        convergence of any EM algorithm*, Scandinavian Journal of Statistics 35, 2008.
+    Raises:
+        ValueError: The method is not compiled, or there is no budget.
     """
-    change = Standardization.of(gridded)
-    low, high = sigma_bounds(gridded) if bounds is None else bounds
-    scaled, m = change.forward(gridded), change.mixture(start)
-    limits = torch.cat([low / change.scale, high / change.scale], dim=-1).log()
-    sigmas = m.sigmas.log().clamp(limits[:, :1], limits[:, 1:])
-    states = torch.stack([m.log_weights, m.means, sigmas], dim=1).contiguous()
-    rows = len(states)
-    results = torch.zeros(rows, 4, dtype=torch.float64)
-    first = torch.as_tensor(damping, dtype=torch.float64).expand(rows).contiguous()
-    plan = (_METHODS.index(method), warm, budget, tolerance)
+    if method not in METHODS or budget < 1:
+        raise ValueError(f"expected a budget and one of {METHODS}, found {budget}, {method!r}")
+    start = start.to(torch.float64)
+    change, scaled, states, limits = prepare(gridded.to(torch.float64), start, bounds)
     arrays = [t.contiguous().numpy() for t in (scaled.masses, scaled.edges, limits, states)]
-    _fit(*arrays, plan, first.numpy(), results.numpy())
-    states[results[:, 0].isnan()] = torch.nan
-    fitted = Mixture(states[:, 0], states[:, 1], states[:, 2].exp())
+    results = torch.zeros(len(states), 4, dtype=torch.float64)
+    plan = (METHODS.index(method), warm, budget, float(tolerance), float(damping))
+    _fit(*arrays, plan, results.numpy())
+    fitted = torch.from_numpy(arrays[-1])
+    fitted[results[:, 0].isnan()] = torch.nan
     kl, used, accepted, converged = results.unbind(dim=-1)
-    return Descent(change.inverse(fitted), kl, used.long(), accepted.long(), converged == 1)
+    mixture = change.inverse(mixture_of(fitted))
+    return Descent(mixture, kl, used.long(), accepted.long(), converged == 1)

@@ -14,19 +14,22 @@ Array = NDArray[np.float64]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+#: Numba's own types leave out some of its options.
+jit: Any = njit
+
 # Only the entry is called from Python: wrappers of the others would double the time to compile.
 _INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def compiled(function: F) -> F:
     """Compile as a part of what calls it; products and sums may be fused."""
-    result: F = njit(fastmath={"contract", "nsz"}, **_INNER)(function)
+    result: F = jit(fastmath={"contract", "nsz"}, **_INNER)(function)
     return result
 
 
 def compiled_sums(function: F) -> F:
     """The same, and sums may be reordered; which the rounding of `exp` would not survive."""
-    result: F = njit(fastmath={"contract", "nsz", "reassoc"}, **_INNER)(function)
+    result: F = jit(fastmath={"contract", "nsz", "reassoc"}, **_INNER)(function)
     return result
 
 
@@ -48,7 +51,8 @@ def _cast_float(context: Any, value: Any) -> Any:
     return types.float64(types.int64), emit
 
 
-_bits, _float = intrinsic(_cast_bits), intrinsic(_cast_float)
+_bits: Any = intrinsic(_cast_bits)
+_float: Any = intrinsic(_cast_float)
 
 # (1 - Phi(t)) / exp(-t^2/2) for t >= 0 as P(t) / Q(t): relative error below 5e-16. The minimax
 # fit has positive coefficients alone, so that no sum cancels.

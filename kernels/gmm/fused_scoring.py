@@ -2,14 +2,15 @@
 
 import math
 
+from kernels.gmm.acceleration import (
+    CURVE,
+    LEAST_DAMPING,
+    LEAST_LOG_WEIGHT,
+    MOST_DAMPING,
+    SINGULAR,
+)
 from kernels.gmm.fused_cells import FAR, Work
-from kernels.gmm.fused_normal import LEAST_EXPONENT, Array, compiled, compiled_sums
-
-#: Least pivot of a matrix that is taken as positive, and the damping that is tried then.
-SINGULAR = 1e-13
-LEAST_DAMPING = 1e-5
-#: Between scoring (0), which always descends, and Newton's method (1), which ends quadratically.
-CURVE = 0.5
+from kernels.gmm.fused_normal import Array, compiled, compiled_sums
 
 
 @compiled_sums
@@ -117,7 +118,7 @@ def advance(state: Array, low: float, high: float, work: Work, out: Array) -> No
     cut = min(1.0, 1.0 / length) if length > 0 else 0.0
     total = 0.0
     for c in range(k):
-        out[0, c] = max(state[0, c] + cut * step[c], LEAST_EXPONENT)
+        out[0, c] = max(state[0, c] + cut * step[c], LEAST_LOG_WEIGHT)
         out[1, c] = state[1, c] + cut * step[k + c] * math.exp(state[2, c])
         out[2, c] = min(max(state[2, c] + cut * step[2 * k + c], low), high)
         total += math.exp(out[0, c])
@@ -132,6 +133,6 @@ def damped_step(
     """Find the step; returns the damping that it took, and the decrease that it promises."""
     _curvature(masses, state, CURVE, work)
     _hold_bounds(state, low, high, work)
-    while not _solve(work, damping):
+    while not _solve(work, damping) and damping < MOST_DAMPING:
         damping = max(4 * damping, LEAST_DAMPING)
     return damping, -_dot(work.gradient, work.step)
