@@ -167,8 +167,9 @@ def _entry(revision: int) -> Any:
 
 
 def _revision() -> int:
-    """A number that changes with any of the compiled sources."""
-    sources = sorted(Path(__file__).parent.glob("fused*.py"))
+    """A number that changes with any source that compiled code or its constants come from."""
+    here = Path(__file__).parent
+    sources = [here / "acceleration.py", *sorted(here.glob("fused*.py"))]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
     return int(digest.hexdigest()[:12], 16)
 
@@ -193,8 +194,9 @@ def descend(
     """
     if method not in METHODS or budget < 1:
         raise ValueError(f"expected a budget and one of {METHODS}, found {budget}, {method!r}")
-    start = start.to(torch.float64)
-    change, scaled, states, limits = prepare(gridded.to(torch.float64), start, bounds)
+    with torch.no_grad():
+        problem = prepare(gridded.to(torch.float64), start.to(torch.float64), bounds)
+    change, scaled, states, limits = problem
     arrays = [t.contiguous().numpy() for t in (scaled.masses, scaled.edges, limits, states)]
     results = torch.zeros(len(states), 4, dtype=torch.float64)
     plan = (METHODS.index(method), warm, budget, float(tolerance), float(damping))
