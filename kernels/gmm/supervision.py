@@ -6,9 +6,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from kernels.gmm.fisher import divergence
 from kernels.gmm.gridded import Gridded
 from kernels.gmm.mixture import Mixture
-from kernels.gmm.refiner import divergence
 
 Schedule = Literal["final_only", "linear", "uniform", "curriculum"]
 #: Divergence where the loss turns from linear to logarithmic.
