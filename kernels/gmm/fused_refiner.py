@@ -1,32 +1,66 @@
-"""The refiner without autograd: a batched network, then one density after another, compiled."""
+"""The blocks of the refiner without autograd, one density after another, compiled.
+
+The arithmetic is that of ``fisher.scores``, ``fisher.solve`` and ``refiner.RefineBlock``; tests
+compare them. An edge costs one exponential and one polynomial, which compilers turn into vector
+code; calls of the C library's ``exp`` and ``erfc`` would cost several times as much. The compiled
+code is in one file, for the compiler's cache notices the changes of one file only.
+"""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
-import torch
 from numba import njit
+from numpy.typing import NDArray
 
-from kernels.gmm.fused_scoring import (
-    Array,
-    Place,
-    Work,
-    advance,
-    differentiate,
-    divergence,
-    make_place,
-    make_work,
-    score,
-    solve,
+from kernels.gmm.fisher import FAR, FLOOR, RIDGE
+from kernels.gmm.refiner import CAUTION, LEAST_DAMPING, MOST_DAMPING
+from kernels.gmm.transform import GAP, LOGIT
+
+Array = NDArray[np.float64]
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LOG2_E, _LN_2 = 1.4426950408889634, 0.6931471805599453
+_SQRT_2PI_INVERSE = 0.3989422804014327
+# Adding it leaves a number, rounded to an integer, in the low bits of the sum.
+_ROUND = 6755399441055744.0
+# (1 + t) times the Mills ratio of t in [0, FAR], in powers of (t - 4) / (t + 4): least squares with
+# relative weights. The relative error is below 2e-12.
+_MILLS = (
+    1.1832619145688903,
+    -0.2423996705297008,
+    0.035091879988663116,
+    0.07169048171818684,
+    -0.08070800028908864,
+    0.04495912336871907,
+    -0.012539239439732563,
+    -0.0007159916200822675,
+    0.0017427467848088365,
+    -0.00023581617453993737,
+    -0.00022279598655526941,
+    4.88645169943787e-05,
+    3.569305691342683e-05,
+    -1.3327695727415582e-06,
+    -2.402859620977415e-06,
 )
-from kernels.gmm.gridded import Gridded, Standardization
-from kernels.gmm.mixture import Mixture
-from kernels.gmm.refiner import CAUTION, LEAST_DAMPING, MOST_DAMPING, Refiner
-from kernels.gmm.transform import GAP, LOGIT, ParameterTransform
 
-#: Runs of cells that hold less than this are fitted as one: an empty cell costs what others do.
-MERGED = 1e-9
-_CHUNK = 4096
+#: Nothing may be reordered where the rounding constant would cancel; sums may be.
+_EXACT = {"contract", "nsz"}
+_SUMS = _EXACT | {"reassoc"}
+
+
+def _compiled(fastmath: set[str]) -> Callable[[F], F]:
+    """Compile, and keep the machine code where there is a folder that can be written."""
+
+    def decorate(function: F) -> F:
+        try:
+            result: Any = njit(cache=True, error_model="numpy", fastmath=fastmath)(function)
+        except RuntimeError:
+            result = njit(error_model="numpy", fastmath=fastmath)(function)
+        return cast(F, result)
+
+    return decorate
 
 
 class Rules(NamedTuple):
@@ -36,7 +70,7 @@ class Rules(NamedTuple):
         table: A row a block: two coefficients of the damping, the bound, three step sizes.
         steps: At most; after the blocks the last one is repeated.
         enough: Expected decrease of the divergence, in nats, below which to stop.
-        merged: See ``MERGED``.
+        merged: Runs of cells with less mass are fitted as one cell; negative for never.
     """
 
     table: Array
@@ -45,66 +79,203 @@ class Rules(NamedTuple):
     merged: float
 
 
-def infer(
-    refiner: Refiner,
-    gridded: Gridded,
-    components: int,
-    *,
-    steps: int | None = None,
-    enough: float = 0.0,
-    merged: float = MERGED,
-) -> Mixture:
-    """Fit mixtures as the refiner's last block does, fast.
+class _Work(NamedTuple):
+    """Memory for one density at a time, N cells and K components at most."""
 
-    Args:
-        refiner: On the CPU.
-        gridded: Densities, (B, N).
-        components: K, at most 16.
-        steps: At most so many a density, by default the number of blocks; after the blocks the
-            last one is repeated.
-        enough: Stop a density where the next step promises to lower the divergence by less.
-        merged: Fit runs of cells with less mass as one cell; negative for never.
-
-    Returns:
-        (B, K), float64, means in order. NaN where the masses are not finite.
-    """
-    k, size = components, len(gridded.masses)
-    rules = Rules(_table(refiner), steps or refiner.config.blocks, enough, merged)
-    parts = [
-        _infer(refiner, gridded.rows(torch.arange(start, min(start + _CHUNK, size))), k, rules)
-        for start in range(0, size, _CHUNK)
-    ]
-    return Mixture(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    x: Array  # (N+1), standard edges
+    density: Array  # (N+1), standard normal density there
+    tail: Array  # (N+1), the smaller tail, negative above zero
+    bits: Array  # (N+1), scratch
+    integers: NDArray[np.int64]  # (N+1), the same memory
+    masses: Array  # (N), of the model
+    ratio: Array  # (N), of the masses wanted to those
+    slopes: Array  # (3K, N), derivatives of the masses
+    scaled: Array  # (N), one row of them
+    factor: Array  # (3K, 3K), Cholesky factor
+    step: Array  # (3K)
 
 
-@torch.no_grad()
-def _infer(refiner: Refiner, gridded: Gridded, components: int, rules: Rules) -> Mixture:
-    gridded = gridded.to(torch.float64)
-    standard = Standardization.of(gridded)
-    inside = standard.forward(gridded)
-    transform = ParameterTransform.of(inside)
-    start, dampings = refiner.start(inside, components, transform)
-    limits = torch.cat([tensor.expand(len(inside.masses), 1) for tensor in transform], dim=-1)
-    theta = torch.stack([start.log_weights, start.means, start.sigmas.log()], dim=1).numpy()
-    _refine(
-        inside.edges.numpy(),
-        inside.masses.numpy(),
-        theta,
-        dampings.double().numpy(),
-        limits.numpy(),
-        *rules,
+class _Place(NamedTuple):
+    """A mixture and its scores, see ``fisher.Scores``."""
+
+    theta: Array  # (3, K), log weights, means, log sigmas
+    gradient: Array  # (3K)
+    information: Array  # (3K, 3K), lower half
+    complete: Array  # (3K)
+
+
+@_compiled(_EXACT)
+def _make_work(cells: int, components: int) -> _Work:
+    """Memory for that many cells and components."""
+    m = 3 * components
+    bits = np.empty(cells + 1)
+    return _Work(
+        np.empty(cells + 1),
+        np.empty(cells + 1),
+        np.empty(cells + 1),
+        bits,
+        bits.view(np.int64),
+        np.empty(cells),
+        np.empty(cells),
+        np.empty((m, cells)),
+        np.empty(cells),
+        np.zeros((m, m)),
+        np.empty(m),
     )
-    weights, means, log_sigmas = torch.from_numpy(theta).unbind(1)
-    return standard.inverse(Mixture(weights, means, log_sigmas.exp()))
 
 
-def _table(refiner: Refiner) -> Array:
-    rows = [torch.cat([b.damping, b.longest[None], b.step_sizes]) for b in refiner.steps]
-    table: Array = torch.stack(rows).detach().double().numpy()
-    return table
+@_compiled(_EXACT)
+def _make_place(components: int) -> _Place:
+    """Memory for one mixture and its scores."""
+    m = 3 * components
+    return _Place(np.empty((3, components)), np.empty(m), np.empty((m, m)), np.empty(m))
 
 
-@njit(cache=True)
+@_compiled(_EXACT)
+def _exponential(r: float) -> float:
+    """exp(r) for |r| < 0.35, to 3e-13."""
+    high = 1 / 5040 + r * (1 / 40320 + r * (1 / 362880 + r / 3628800))
+    middle = 1 / 24 + r * (1 / 120 + r * (1 / 720 + r * high))
+    return 1.0 + r * (1.0 + r * (0.5 + r * (1 / 6 + r * middle)))
+
+
+@_compiled(_EXACT)
+def _mills(s: float) -> float:
+    """The polynomial in s = (t - 4) / (t + 4)."""
+    high = _MILLS[11] + s * (_MILLS[12] + s * (_MILLS[13] + s * _MILLS[14]))
+    high = _MILLS[8] + s * (_MILLS[9] + s * (_MILLS[10] + s * high))
+    middle = _MILLS[5] + s * (_MILLS[6] + s * (_MILLS[7] + s * high))
+    low = _MILLS[2] + s * (_MILLS[3] + s * (_MILLS[4] + s * middle))
+    return _MILLS[0] + s * (_MILLS[1] + s * low)
+
+
+@_compiled(_EXACT)
+def _tails(edges: Array, n: int, mean: float, scale: float, work: _Work) -> None:
+    """Standard edges, densities and smaller tails of one component; ``scale`` is 1 / sigma."""
+    x, density, tail, bits, integers = work.x, work.density, work.tail, work.bits, work.integers
+    for j in range(n + 1):
+        u = min(max((edges[j] - mean) * scale, -FAR), FAR)
+        power = -0.5 * _LOG2_E * u * u
+        rounded = power + _ROUND
+        x[j], bits[j] = u, rounded
+        density[j] = _exponential((power - (rounded - _ROUND)) * _LN_2)
+    for j in range(n + 1):  # two to that integer
+        integers[j] = (integers[j] + 1023) << 52
+    for j in range(n + 1):
+        u, phi = x[j], density[j] * bits[j] * _SQRT_2PI_INVERSE
+        t = abs(u)
+        q = phi * _mills((t - 4.0) / (t + 4.0)) / (1.0 + t)
+        density[j] = phi
+        tail[j] = q if u < 0 else -q
+
+
+@_compiled(_SUMS)
+def _differentiate(edges: Array, n: int, theta: Array, work: _Work) -> None:
+    """Masses of the cells, plus FLOOR, and their derivatives in local coordinates."""
+    k = theta.shape[1]
+    x, density, tail, masses = work.x, work.density, work.tail, work.masses
+    for i in range(n):
+        masses[i] = FLOOR
+    for c in range(k):
+        _tails(edges, n, theta[1, c], math.exp(-theta[2, c]), work)
+        weight = math.exp(theta[0, c])
+        by_weight, by_mean, by_sigma = work.slopes[c], work.slopes[k + c], work.slopes[2 * k + c]
+        for i in range(n):
+            crossing = (1.0 if x[i + 1] >= 0 else 0.0) - (1.0 if x[i] >= 0 else 0.0)
+            mass = weight * (tail[i + 1] - tail[i] + crossing)
+            masses[i] += mass
+            by_weight[i] = mass
+            by_mean[i] = weight * (density[i] - density[i + 1])
+            by_sigma[i] = weight * (x[i] * density[i] - x[i + 1] * density[i + 1])
+
+
+@_compiled(_SUMS)
+def _divergence(wanted: Array, n: int, work: _Work) -> float:
+    """Binned divergence of the masses wanted from those of the model."""
+    total = 0.0
+    for i in range(n):
+        if wanted[i] > 0:
+            total += wanted[i] * math.log(wanted[i] / work.masses[i])
+    return total
+
+
+@_compiled(_SUMS)
+def _dot(a: Array, b: Array, n: int) -> float:
+    total = 0.0
+    for i in range(n):
+        total += a[i] * b[i]
+    return total
+
+
+@_compiled(_SUMS)
+def _score(wanted: Array, n: int, place: _Place, work: _Work) -> None:
+    """Gradient and information at a place whose slopes are in the memory."""
+    k = place.theta.shape[1]
+    for i in range(n):
+        work.ratio[i] = wanted[i] / work.masses[i]
+    for a in range(3 * k):
+        row = work.slopes[a]
+        place.gradient[a] = _dot(work.ratio, row, n)
+        for i in range(n):
+            work.scaled[i] = row[i] / work.masses[i]
+        for b in range(a + 1):
+            place.information[a, b] = _dot(work.scaled, work.slopes[b], n)
+    for c in range(k):
+        weight = math.exp(place.theta[0, c])
+        count = max(weight, place.gradient[c])
+        place.gradient[c] -= weight
+        place.complete[c], place.complete[k + c] = count, count
+        place.complete[2 * k + c] = 2 * count
+
+
+@_compiled(_SUMS)
+def _solve(place: _Place, damping: float, work: _Work) -> None:
+    """The damped step; where the matrix is singular, the EM-like one."""
+    m = len(work.step)
+    factor, step = work.factor, work.step
+    for a in range(m):
+        for b in range(a + 1):
+            total = place.information[a, b]
+            if a == b:
+                total += damping * place.complete[a] + RIDGE
+            for c in range(b):
+                total -= factor[a, c] * factor[b, c]
+            if a > b:
+                factor[a, b] = total * factor[b, b]
+            elif total > 0:
+                factor[a, a] = 1 / math.sqrt(total)
+            else:
+                for c in range(m):
+                    step[c] = place.gradient[c] / ((1 + damping) * place.complete[c] + RIDGE)
+                return
+    for a in range(m):
+        total = place.gradient[a]
+        for c in range(a):
+            total -= factor[a, c] * step[c]
+        step[a] = total * factor[a, a]
+    for a in range(m - 1, -1, -1):
+        total = step[a]
+        for c in range(a + 1, m):
+            total -= factor[c, a] * step[c]
+        step[a] = total * factor[a, a]
+
+
+@_compiled(_SUMS)
+def _advance(place: _Place, bound: float, sizes: Array, theta: Array, work: _Work) -> None:
+    """Take the step, no coordinate further than the bound, from a place to ``theta``."""
+    k = theta.shape[1]
+    most = bound
+    for a in range(3 * k):
+        most = max(most, abs(work.step[a]))
+    share = bound / most
+    for c in range(k):
+        theta[0, c] = place.theta[0, c] + share * sizes[0] * work.step[c]
+        move = share * sizes[1] * work.step[k + c]
+        theta[1, c] = place.theta[1, c] + move * math.exp(place.theta[2, c])
+        theta[2, c] = place.theta[2, c] + share * sizes[2] * work.step[2 * k + c]
+
+
+@_compiled(_EXACT)
 def _merge(edges: Array, masses: Array, merged: float, ends: Array, wanted: Array) -> int:
     """Runs of cells that hold at most ``merged`` become one cell; returns how many are left."""
     n, held, running = 0, 0.0, False
@@ -125,7 +296,7 @@ def _merge(edges: Array, masses: Array, merged: float, ends: Array, wanted: Arra
     return n
 
 
-@njit(cache=True, error_model="numpy")
+@_compiled(_EXACT)
 def _settle(theta: Array, limits: Array) -> None:
     """As ``ParameterTransform.settle``: in order, apart, bounded, weights of sum one."""
     k = theta.shape[1]
@@ -148,15 +319,7 @@ def _settle(theta: Array, limits: Array) -> None:
         theta[2, c] = min(max(theta[2, c], low_log), high_log)
 
 
-@njit(cache=True)
-def _dot(a: Array, b: Array) -> float:
-    total = 0.0
-    for i in range(len(a)):
-        total += a[i] * b[i]
-    return total
-
-
-@njit(cache=True)
+@_compiled(_EXACT)
 def _copy(source: Array, target: Array) -> None:
     """Slice assignment, which would compile for seconds the message of an error it cannot have."""
     for row in range(source.shape[0]):
@@ -164,7 +327,7 @@ def _copy(source: Array, target: Array) -> None:
             target[row, column] = source[row, column]
 
 
-@njit(cache=True, error_model="numpy")
+@_compiled(_EXACT)
 def _normalize(log_weights: Array) -> None:
     center, total = 0.0, 0.0
     for c in range(len(log_weights)):
@@ -176,65 +339,67 @@ def _normalize(log_weights: Array) -> None:
         log_weights[c] -= math.log(total)
 
 
-@njit(cache=True, error_model="numpy")
+@_compiled(_EXACT)
 def _fit(
     ends: Array,
     wanted: Array,
     n: int,
     dampings: Array,
     limits: Array,
-    table: Array,
-    steps: int,
-    enough: float,
-    best: Place,
-    other: Place,
-    work: Work,
-) -> Place:
-    """Refine one mixture; returns the better of the two places."""
-    differentiate(ends, n, best.theta, work)
-    now, rejected, last = divergence(wanted, n, work), 0, len(table) - 1
-    score(wanted, n, best, work)
-    for t in range(steps):
-        rule = table[min(t, last)]
+    rules: Rules,
+    best: _Place,
+    other: _Place,
+    work: _Work,
+) -> _Place:
+    """Refine the mixture at ``best``; returns the place, of the two, where it ended."""
+    _differentiate(ends, n, best.theta, work)
+    now, rejected, last = _divergence(wanted, n, work), 0, len(rules.table) - 1
+    _score(wanted, n, best, work)
+    for t in range(rules.steps):
+        rule = rules.table[min(t, last)]
         power = rule[0] + rule[1] * math.log(max(now, 0.0) + 1e-6)
         power += dampings[min(t, last)] + CAUTION * rejected
-        solve(best, math.exp(min(max(power, LEAST_DAMPING), MOST_DAMPING)), work)
-        if _dot(work.step, best.gradient) < 2 * enough:
+        _solve(best, math.exp(min(max(power, LEAST_DAMPING), MOST_DAMPING)), work)
+        if _dot(work.step, best.gradient, len(work.step)) < 2 * rules.enough:
             break
-        advance(best, rule[2], rule[3:], other.theta, work)
+        _advance(best, rule[2], rule[3:], other.theta, work)
         _settle(other.theta, limits)
-        differentiate(ends, n, other.theta, work)
-        new = divergence(wanted, n, work)
+        _differentiate(ends, n, other.theta, work)
+        new = _divergence(wanted, n, work)
         if not new <= now:
             rejected += 1
             continue
         best, other, now, rejected = other, best, new, 0
-        if t < steps - 1:
-            score(wanted, n, best, work)
+        if t < rules.steps - 1:
+            _score(wanted, n, best, work)
     return best
 
 
-@njit(cache=True, error_model="numpy")
-def _refine(
+@_compiled(_EXACT)
+def refine_all(
     edges: Array,
     masses: Array,
     theta: Array,
     dampings: Array,
     limits: Array,
-    table: Array,
-    steps: int,
-    enough: float,
-    merged: float,
+    rules: Rules,
 ) -> None:
-    """Refine ``theta`` (B, 3, K) in place."""
+    """Refine mixtures in place.
+
+    Args:
+        edges: Standard coordinates, (B, N+1).
+        masses: (B, N).
+        theta: Log weights, means and log sigmas, (B, 3, K).
+        dampings: The network's log dampings, (B, blocks).
+        limits: The fields of a ``ParameterTransform``, (B, 4).
+        rules: What the blocks learned.
+    """
     batch, cells = masses.shape
     k = theta.shape[2]
-    work, best, other = make_work(cells, k), make_place(k), make_place(k)
+    work, best, other = _make_work(cells, k), _make_place(k), _make_place(k)
     ends, wanted = np.empty(cells + 1), np.empty(cells)
     for b in range(batch):
-        n = _merge(edges[b], masses[b], merged, ends, wanted)
+        n = _merge(edges[b], masses[b], rules.merged, ends, wanted)
         _copy(theta[b], best.theta)
-        found = _fit(
-            ends, wanted, n, dampings[b], limits[b], table, steps, enough, best, other, work
-        )
+        found = _fit(ends, wanted, n, dampings[b], limits[b], rules, best, other, work)
         _copy(found.theta, theta[b])
