@@ -1,66 +1,26 @@
 """The blocks of the refiner without autograd, one density after another, compiled.
 
-The arithmetic is that of ``fisher.scores``, ``fisher.solve`` and ``refiner.RefineBlock``; tests
-compare them. An edge costs one exponential and one polynomial, which compilers turn into vector
-code; calls of the C library's ``exp`` and ``erfc`` would cost several times as much. The compiled
-code is in one file, for the compiler's cache notices the changes of one file only.
+The arithmetic is that of ``fisher.scores``, ``fisher.solve``, ``refiner.RefineBlock`` and
+``ParameterTransform.settle``; tests compare them.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from kernels.gmm.fisher import FAR, FLOOR, RIDGE
+from kernels.gmm.fused import _revision
+from kernels.gmm.fused_cells import copy
+from kernels.gmm.fused_normal import Array, at_edges, compiled, compiled_sums, fast_log
 from kernels.gmm.refiner import CAUTION, LEAST_DAMPING, MOST_DAMPING
 from kernels.gmm.transform import GAP, LOGIT
 
-Array = NDArray[np.float64]
-F = TypeVar("F", bound=Callable[..., Any])
-
-_LOG2_E, _LN_2 = 1.4426950408889634, 0.6931471805599453
-_SQRT_2PI_INVERSE = 0.3989422804014327
-# Adding it leaves a number, rounded to an integer, in the low bits of the sum.
-_ROUND = 6755399441055744.0
-# (1 + t) times the Mills ratio of t in [0, FAR], in powers of (t - 4) / (t + 4): least squares with
-# relative weights. The relative error is below 2e-12.
-_MILLS = (
-    1.1832619145688903,
-    -0.2423996705297008,
-    0.035091879988663116,
-    0.07169048171818684,
-    -0.08070800028908864,
-    0.04495912336871907,
-    -0.012539239439732563,
-    -0.0007159916200822675,
-    0.0017427467848088365,
-    -0.00023581617453993737,
-    -0.00022279598655526941,
-    4.88645169943787e-05,
-    3.569305691342683e-05,
-    -1.3327695727415582e-06,
-    -2.402859620977415e-06,
-)
-
-#: Nothing may be reordered where the rounding constant would cancel; sums may be.
-_EXACT = {"contract", "nsz"}
-_SUMS = _EXACT | {"reassoc"}
-
-
-def _compiled(fastmath: set[str]) -> Callable[[F], F]:
-    """Compile, and keep the machine code where there is a folder that can be written."""
-
-    def decorate(function: F) -> F:
-        try:
-            result: Any = njit(cache=True, error_model="numpy", fastmath=fastmath)(function)
-        except RuntimeError:
-            result = njit(error_model="numpy", fastmath=fastmath)(function)
-        return cast(F, result)
-
-    return decorate
+Entry = Callable[..., None]
+#: In the place of an empty cell, for the logarithm.
+_LEAST = 1e-290
 
 
 class Rules(NamedTuple):
@@ -85,8 +45,6 @@ class _Work(NamedTuple):
     x: Array  # (N+1), standard edges
     density: Array  # (N+1), standard normal density there
     tail: Array  # (N+1), the smaller tail, negative above zero
-    bits: Array  # (N+1), scratch
-    integers: NDArray[np.int64]  # (N+1), the same memory
     masses: Array  # (N), of the model
     ratio: Array  # (N), of the masses wanted to those
     slopes: Array  # (3K, N), derivatives of the masses
@@ -104,17 +62,14 @@ class _Place(NamedTuple):
     complete: Array  # (3K)
 
 
-@_compiled(_EXACT)
+@compiled
 def _make_work(cells: int, components: int) -> _Work:
     """Memory for that many cells and components."""
     m = 3 * components
-    bits = np.empty(cells + 1)
     return _Work(
         np.empty(cells + 1),
         np.empty(cells + 1),
         np.empty(cells + 1),
-        bits,
-        bits.view(np.int64),
         np.empty(cells),
         np.empty(cells),
         np.empty((m, cells)),
@@ -124,52 +79,14 @@ def _make_work(cells: int, components: int) -> _Work:
     )
 
 
-@_compiled(_EXACT)
+@compiled
 def _make_place(components: int) -> _Place:
     """Memory for one mixture and its scores."""
     m = 3 * components
     return _Place(np.empty((3, components)), np.empty(m), np.empty((m, m)), np.empty(m))
 
 
-@_compiled(_EXACT)
-def _exponential(r: float) -> float:
-    """exp(r) for |r| < 0.35, to 3e-13."""
-    high = 1 / 5040 + r * (1 / 40320 + r * (1 / 362880 + r / 3628800))
-    middle = 1 / 24 + r * (1 / 120 + r * (1 / 720 + r * high))
-    return 1.0 + r * (1.0 + r * (0.5 + r * (1 / 6 + r * middle)))
-
-
-@_compiled(_EXACT)
-def _mills(s: float) -> float:
-    """The polynomial in s = (t - 4) / (t + 4)."""
-    high = _MILLS[11] + s * (_MILLS[12] + s * (_MILLS[13] + s * _MILLS[14]))
-    high = _MILLS[8] + s * (_MILLS[9] + s * (_MILLS[10] + s * high))
-    middle = _MILLS[5] + s * (_MILLS[6] + s * (_MILLS[7] + s * high))
-    low = _MILLS[2] + s * (_MILLS[3] + s * (_MILLS[4] + s * middle))
-    return _MILLS[0] + s * (_MILLS[1] + s * low)
-
-
-@_compiled(_EXACT)
-def _tails(edges: Array, n: int, mean: float, scale: float, work: _Work) -> None:
-    """Standard edges, densities and smaller tails of one component; ``scale`` is 1 / sigma."""
-    x, density, tail, bits, integers = work.x, work.density, work.tail, work.bits, work.integers
-    for j in range(n + 1):
-        u = min(max((edges[j] - mean) * scale, -FAR), FAR)
-        power = -0.5 * _LOG2_E * u * u
-        rounded = power + _ROUND
-        x[j], bits[j] = u, rounded
-        density[j] = _exponential((power - (rounded - _ROUND)) * _LN_2)
-    for j in range(n + 1):  # two to that integer
-        integers[j] = (integers[j] + 1023) << 52
-    for j in range(n + 1):
-        u, phi = x[j], density[j] * bits[j] * _SQRT_2PI_INVERSE
-        t = abs(u)
-        q = phi * _mills((t - 4.0) / (t + 4.0)) / (1.0 + t)
-        density[j] = phi
-        tail[j] = q if u < 0 else -q
-
-
-@_compiled(_SUMS)
+@compiled
 def _differentiate(edges: Array, n: int, theta: Array, work: _Work) -> None:
     """Masses of the cells, plus FLOOR, and their derivatives in local coordinates."""
     k = theta.shape[1]
@@ -177,7 +94,10 @@ def _differentiate(edges: Array, n: int, theta: Array, work: _Work) -> None:
     for i in range(n):
         masses[i] = FLOOR
     for c in range(k):
-        _tails(edges, n, theta[1, c], math.exp(-theta[2, c]), work)
+        at_edges(edges[: n + 1], theta[1, c], math.exp(-theta[2, c]), x, density, tail)
+        for j in range(n + 1):  # what is next to nothing would become subnormal, which is slow
+            near = abs(x[j]) < FAR
+            density[j], tail[j] = (density[j], tail[j]) if near else (0.0, 0.0)
         weight = math.exp(theta[0, c])
         by_weight, by_mean, by_sigma = work.slopes[c], work.slopes[k + c], work.slopes[2 * k + c]
         for i in range(n):
@@ -189,17 +109,16 @@ def _differentiate(edges: Array, n: int, theta: Array, work: _Work) -> None:
             by_sigma[i] = weight * (x[i] * density[i] - x[i + 1] * density[i + 1])
 
 
-@_compiled(_SUMS)
+@compiled_sums
 def _divergence(wanted: Array, n: int, work: _Work) -> float:
     """Binned divergence of the masses wanted from those of the model."""
     total = 0.0
     for i in range(n):
-        if wanted[i] > 0:
-            total += wanted[i] * math.log(wanted[i] / work.masses[i])
+        total += wanted[i] * fast_log(max(wanted[i], _LEAST) / work.masses[i])
     return total
 
 
-@_compiled(_SUMS)
+@compiled_sums
 def _dot(a: Array, b: Array, n: int) -> float:
     total = 0.0
     for i in range(n):
@@ -207,7 +126,7 @@ def _dot(a: Array, b: Array, n: int) -> float:
     return total
 
 
-@_compiled(_SUMS)
+@compiled_sums
 def _score(wanted: Array, n: int, place: _Place, work: _Work) -> None:
     """Gradient and information at a place whose slopes are in the memory."""
     k = place.theta.shape[1]
@@ -228,7 +147,7 @@ def _score(wanted: Array, n: int, place: _Place, work: _Work) -> None:
         place.complete[2 * k + c] = 2 * count
 
 
-@_compiled(_SUMS)
+@compiled_sums
 def _solve(place: _Place, damping: float, work: _Work) -> None:
     """The damped step; where the matrix is singular, the EM-like one."""
     m = len(work.step)
@@ -260,7 +179,7 @@ def _solve(place: _Place, damping: float, work: _Work) -> None:
         step[a] = total * factor[a, a]
 
 
-@_compiled(_SUMS)
+@compiled_sums
 def _advance(place: _Place, bound: float, sizes: Array, theta: Array, work: _Work) -> None:
     """Take the step, no coordinate further than the bound, from a place to ``theta``."""
     k = theta.shape[1]
@@ -275,7 +194,7 @@ def _advance(place: _Place, bound: float, sizes: Array, theta: Array, work: _Wor
         theta[2, c] = place.theta[2, c] + share * sizes[2] * work.step[2 * k + c]
 
 
-@_compiled(_EXACT)
+@compiled
 def _merge(edges: Array, masses: Array, merged: float, ends: Array, wanted: Array) -> int:
     """Runs of cells that hold at most ``merged`` become one cell; returns how many are left."""
     n, held, running = 0, 0.0, False
@@ -296,7 +215,7 @@ def _merge(edges: Array, masses: Array, merged: float, ends: Array, wanted: Arra
     return n
 
 
-@_compiled(_EXACT)
+@compiled
 def _settle(theta: Array, limits: Array) -> None:
     """As ``ParameterTransform.settle``: in order, apart, bounded, weights of sum one."""
     k = theta.shape[1]
@@ -319,15 +238,7 @@ def _settle(theta: Array, limits: Array) -> None:
         theta[2, c] = min(max(theta[2, c], low_log), high_log)
 
 
-@_compiled(_EXACT)
-def _copy(source: Array, target: Array) -> None:
-    """Slice assignment, which would compile for seconds the message of an error it cannot have."""
-    for row in range(source.shape[0]):
-        for column in range(source.shape[1]):
-            target[row, column] = source[row, column]
-
-
-@_compiled(_EXACT)
+@compiled
 def _normalize(log_weights: Array) -> None:
     center, total = 0.0, 0.0
     for c in range(len(log_weights)):
@@ -339,7 +250,7 @@ def _normalize(log_weights: Array) -> None:
         log_weights[c] -= math.log(total)
 
 
-@_compiled(_EXACT)
+@compiled
 def _fit(
     ends: Array,
     wanted: Array,
@@ -375,14 +286,33 @@ def _fit(
     return best
 
 
-@_compiled(_EXACT)
+def _entry(revision: int) -> Entry:
+    """The loop over densities, kept on disk for as long as the revision is the same."""
+
+    def refine_rows(
+        edges: Array, masses: Array, theta: Array, dampings: Array, limits: Array, rules: Rules
+    ) -> None:
+        batch, cells = masses.shape
+        k = theta.shape[2] if revision >= 0 else 0
+        work, best, other = _make_work(cells, k), _make_place(k), _make_place(k)
+        ends, wanted = np.empty(cells + 1), np.empty(cells)
+        for b in range(batch):
+            n = _merge(edges[b], masses[b], rules.merged, ends, wanted)
+            copy(theta[b], best.theta)
+            found = _fit(ends, wanted, n, dampings[b], limits[b], rules, best, other, work)
+            copy(found.theta, theta[b])
+
+    try:
+        return cast(Entry, njit(cache=True, nogil=True, error_model="numpy")(refine_rows))
+    except RuntimeError:  # nowhere to write
+        return cast(Entry, njit(nogil=True, error_model="numpy")(refine_rows))
+
+
+_refine_rows = _entry(_revision())
+
+
 def refine_all(
-    edges: Array,
-    masses: Array,
-    theta: Array,
-    dampings: Array,
-    limits: Array,
-    rules: Rules,
+    edges: Array, masses: Array, theta: Array, dampings: Array, limits: Array, rules: Rules
 ) -> None:
     """Refine mixtures in place.
 
@@ -394,12 +324,4 @@ def refine_all(
         limits: The fields of a ``ParameterTransform``, (B, 4).
         rules: What the blocks learned.
     """
-    batch, cells = masses.shape
-    k = theta.shape[2]
-    work, best, other = _make_work(cells, k), _make_place(k), _make_place(k)
-    ends, wanted = np.empty(cells + 1), np.empty(cells)
-    for b in range(batch):
-        n = _merge(edges[b], masses[b], rules.merged, ends, wanted)
-        _copy(theta[b], best.theta)
-        found = _fit(ends, wanted, n, dampings[b], limits[b], rules, best, other, work)
-        _copy(found.theta, theta[b])
+    _refine_rows(edges, masses, theta, dampings, limits, rules)

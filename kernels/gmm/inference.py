@@ -2,7 +2,8 @@
 
 import torch
 
-from kernels.gmm.fused_refiner import Array, Rules, refine_all
+from kernels.gmm.fused_normal import Array
+from kernels.gmm.fused_refiner import Rules, refine_all
 from kernels.gmm.gridded import Gridded, Standardization
 from kernels.gmm.mixture import Mixture
 from kernels.gmm.refiner import Refiner
@@ -19,18 +20,18 @@ def infer(
     gridded: Gridded,
     components: int,
     *,
-    steps: int | None = None,
-    enough: float = 0.0,
+    steps: int = 12,
+    enough: float = 1e-7,
     merged: float = MERGED,
 ) -> Mixture:
-    """Fit mixtures as the refiner's last block does, fast.
+    """Fit mixtures by a refiner: its blocks, and then the last of them again, as far as it pays.
 
     Args:
         refiner: On the CPU.
         gridded: Densities, (B, N).
         components: K, at most 16.
-        steps: At most so many a density, by default the number of blocks; after the blocks the
-            last one is repeated.
+        steps: At most so many a density. After the blocks the last one is repeated; with as many
+            steps as blocks, nothing left out and nothing merged, this is ``refiner`` itself.
         enough: Stop a density where the next step promises to lower the divergence by less.
         merged: Fit runs of cells with less mass as one cell; negative for never.
 
@@ -38,7 +39,7 @@ def infer(
         (B, K), float64, means in order. NaN where the masses are not finite.
     """
     k, size = components, len(gridded.masses)
-    rules = Rules(_table(refiner), steps or refiner.config.blocks, enough, merged)
+    rules = Rules(_table(refiner), steps, enough, merged)
     parts = [
         _infer(refiner, gridded.rows(torch.arange(start, min(start + _CHUNK, size))), k, rules)
         for start in range(0, size, _CHUNK)
