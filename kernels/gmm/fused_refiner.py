@@ -4,15 +4,16 @@ The arithmetic is that of ``fisher.scores``, ``fisher.solve``, ``refiner.RefineB
 ``ParameterTransform.settle``; tests compare them.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
 from numba import njit
 
 from kernels.gmm.fisher import FAR, FLOOR, RIDGE
-from kernels.gmm.fused import _revision
 from kernels.gmm.fused_cells import copy
 from kernels.gmm.fused_normal import Array, at_edges, compiled, compiled_sums, fast_log
 from kernels.gmm.refiner import CAUTION, LEAST_DAMPING, MOST_DAMPING
@@ -306,6 +307,15 @@ def _entry(revision: int) -> Entry:
         return cast(Entry, njit(cache=True, nogil=True, error_model="numpy")(refine_rows))
     except RuntimeError:  # nowhere to write
         return cast(Entry, njit(nogil=True, error_model="numpy")(refine_rows))
+
+
+def _revision() -> int:
+    """A number that changes with any source that compiled code or its constants come from."""
+    here = Path(__file__).parent
+    names = ("fisher.py", "refiner.py", "transform.py")
+    sources = [*(here / name for name in names), *sorted(here.glob("fused*.py"))]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
+    return int(digest.hexdigest()[:12], 16)
 
 
 _refine_rows = _entry(_revision())
