@@ -29,6 +29,7 @@ from pipelines.mixtures import fit_mixture
 from pipelines.mixtures.learned import SHIPPED
 
 _COLUMNS = {
+    "densities": "densities",
     "kl_mean": "KL mean",
     "kl_median": "median",
     "cdf_mean": "CDF mean",
@@ -150,7 +151,8 @@ def _shown(key: str, value: float | None) -> str:
         return "-"
     if key in ("near", "finite"):
         return f"{100 * value:.2f}%"
-    return f"{value:.0f}" if key.endswith("_us") else f"{value:.2g}"
+    whole = key == "densities" or key.endswith("_us")
+    return f"{value:.0f}" if whole else f"{value:.2g}"
 
 
 def _print_laws(trial: Trial, components: int, model: str) -> dict[str, float]:
