@@ -44,7 +44,7 @@ def contenders(model: str | Path | None, seed: int) -> list[Contender]:
         Contender("EM 200", partial(_descent, "em", 200)),
         Contender("EM 2000", partial(_descent, "em", 2000)),
         *(Contender(f"SQUAREM {n}", partial(_descent, "squarem", n)) for n in (33, 66, 201)),
-        # ANDERSON
+        Contender("Anderson 64", partial(_descent, "anderson", 64)),
         Contender("scoring 8", partial(_descent, "scoring", 8)),
         Contender("10 starts + SQUAREM", partial(_multistart, 10, 330, seed)),
         Contender("L-BFGS", _lbfgs, slow=True),
