@@ -21,6 +21,7 @@ _COMMANDS = {
     "jobs.commands.stats:add_parsers": ("stats",),
     "jobs.commands.sync:add_parsers": ("sync",),
     "jobs.commands.data:add_parsers": ("repack",),
+    "jobs.commands.fit:add_parsers": ("fit",),
     "jobs.commands.doctor:add_parsers": ("doctor",),
     "cluster.slurmbox:add_parser": ("slurmbox",),
 }

@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/timing_graph.py``: statistical static timing of a random circuit."""
