@@ -4,8 +4,8 @@ Densities of 14 families with exact cell masses (``kernels/gmm/families.py``), a
 time unless one is given, one thread. Times are of the processor, so other work on the machine does
 not enter, beyond what it takes from the caches; batched means all densities in one call.
 
-    python benchmarks/gmm.py                         # 896 densities, K = 3, 5, 8
-    python benchmarks/gmm.py --densities 100000 --components 5 --only "EM 200" "classical (yaoki)"
+    python -m benchmarks.gmm                         # 896 densities, K = 3, 5, 8
+    python -m benchmarks.gmm --densities 100000 --components 5 --only "EM 200" "classical (yaoki)"
 """
 
 import argparse

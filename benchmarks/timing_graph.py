@@ -12,8 +12,8 @@ law of the latest arrival, the endpoint's:
 The error is that of the quantile at three sigma, Phi(3), relative to Monte Carlo's, and in standard
 deviations of the endpoint.
 
-    python benchmarks/timing_graph.py                              # about 3 minutes on one core
-    python benchmarks/timing_graph.py --gates 1000 --samples 100000
+    python -m benchmarks.timing_graph                              # about 3 minutes on one core
+    python -m benchmarks.timing_graph --gates 1000 --samples 100000
 """
 
 import argparse
