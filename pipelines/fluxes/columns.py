@@ -28,6 +28,7 @@ class Columns:
         nee_quality: A flag of ``nee``, see ``quality``; empty where there is none.
         quality: What the flag is: ``fluxnet`` (0 measured, 1 to 3 filled well to poorly, or the
             share of good data in daily files) or ``measured`` (a number where it was measured).
+        additive: Whether GPP = RECO - NEE, as in one night-partitioned product.
     """
 
     time: str
@@ -41,6 +42,17 @@ class Columns:
     reco: str
     nee_quality: str
     quality: Literal["fluxnet", "measured"] = "fluxnet"
+    additive: bool = True
+
+    def present(self) -> dict[str, str]:
+        """All columns that have a name: the meaning, and that name."""
+        names = {
+            "time": self.time,
+            **self.required(),
+            "precipitation": self.precipitation,
+            "nee_quality": self.nee_quality,
+        }
+        return {what: name for what, name in names.items() if name}
 
     def required(self) -> dict[str, str]:
         """What every file must have: the meaning, and the name of the column."""
@@ -48,6 +60,9 @@ class Columns:
         return {name: getattr(self, name) for name in names}
 
 
+# The reference columns are those that are used most. They are chosen one by one out of 40
+# thresholds of friction velocity (Pastorello et al. 2020, doi 10.1038/s41597-020-0534-3), so GPP,
+# RECO and NEE are of different ones, and do not add up.
 FLUXNET = Columns(
     time="TIMESTAMP_START",
     label="start",
@@ -59,6 +74,16 @@ FLUXNET = Columns(
     gpp="GPP_NT_VUT_REF",
     reco="RECO_NT_VUT_REF",
     nee_quality="NEE_VUT_REF_QC",
+    additive=False,
+)
+# All of the median threshold: these add up.
+FLUXNET_USTAR50 = replace(
+    FLUXNET,
+    nee="NEE_VUT_USTAR50",
+    gpp="GPP_NT_VUT_USTAR50",
+    reco="RECO_NT_VUT_USTAR50",
+    nee_quality="NEE_VUT_USTAR50_QC",
+    additive=True,
 )
 CH_DAV = Columns(
     time="TIMESTAMP_MIDDLE",
@@ -73,6 +98,7 @@ CH_DAV = Columns(
     nee_quality="NEE_CUT_REF_orig",
     quality="measured",
 )
+CH_DAV_DAY = replace(CH_DAV, gpp="GPP_DT_CUT_REF", reco="Reco_DT_CUT_REF", additive=False)
 # Where FLUXNET's own column of times is absent: daily files have TIMESTAMP, NetCDF has time.
 _TIMES: tuple[tuple[str, Label], ...] = (
     ("TIMESTAMP_START", "start"),
@@ -96,7 +122,7 @@ def choose_columns(table: Table, wanted: Columns, renamed: Mapping[str, str]) ->
 
     Args:
         table: The file.
-        wanted: ``FLUXNET``, ``CH_DAV``, or your own.
+        wanted: ``FLUXNET``, ``FLUXNET_USTAR50``, ``CH_DAV``, or your own.
         renamed: Meaning to name, where the file has another, as ``{"nee": "NEE_CUT_REF"}``.
 
     Raises:

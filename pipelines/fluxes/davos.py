@@ -6,8 +6,9 @@ what is installed, and nothing of it is imported.
 
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Literal
 
-from pipelines.fluxes.columns import CH_DAV
+from pipelines.fluxes.columns import CH_DAV, CH_DAV_DAY
 from pipelines.fluxes.eddy import Measured, read_tower
 from pipelines.fluxes.records import FluxError
 
@@ -36,13 +37,18 @@ def find_davos() -> Path:
     return Path(str(package.locate_file(files[0])))
 
 
-def read_davos(path: Path | None = None) -> Measured:
-    """Daily fluxes of CH-DAV, from the night-partitioned product.
+def read_davos(
+    path: Path | None = None, partitioning: Literal["night", "day"] = "night"
+) -> Measured:
+    """Daily fluxes of CH-DAV.
 
     Args:
         path: The Parquet file; that of the installed diive where it is not given.
+        partitioning: From which hours respiration was found. By ``night``, GPP = RECO - NEE;
+            by ``day``, both are of a light curve, and the three do not add up.
 
     Raises:
         FluxError: The file is not there, or not what it should be.
     """
-    return read_tower(path or find_davos(), SITE, STATIC, CH_DAV)
+    columns = CH_DAV if partitioning == "night" else CH_DAV_DAY
+    return read_tower(path or find_davos(), SITE, STATIC, columns)

@@ -16,12 +16,14 @@ from pipelines.fluxes.daily import (
     radiation_noon,
 )
 from pipelines.fluxes.records import Days, FluxError, FluxRecords, season
-from pipelines.fluxes.tables import Array, Table, open_table
+from pipelines.fluxes.tables import Array, as_numbers, open_table
 from pipelines.fluxes.timeline import MINUTES_A_DAY, Timeline, lay_out, parse_times
 
 FLUXES = ("gpp", "reco", "nee")
 _NOON = (10.5, 13.5)
 _FILL_HOURS = 2
+# In the file's units: files have three decimals and more, and the sum is a rounding error off.
+_ADDITIVE = 0.001 + 1e-9
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,6 @@ def read_tower(
     columns: Columns = FLUXNET,
     renamed: Mapping[str, str] | None = None,
     shift_hours: float = 0.0,
-    partition_tolerance: float | None = 0.001,
 ) -> Measured:
     """Read the file of a tower, half-hourly, hourly or daily, and make days of it.
 
@@ -110,20 +111,25 @@ def read_tower(
         columns: Which columns mean what.
         renamed: Names that differ from ``columns``, by meaning.
         shift_hours: To add to the file's times to reach local standard time.
-        partition_tolerance: How far GPP may be from RECO - NEE, which holds in a night-partitioned
-            product; None accepts any.
 
     Raises:
-        FluxError: A column is missing or holds something else, times are irregular, or the fluxes
-            are not of one night-partitioned product.
+        FluxError: A column is missing or holds something else, times are irregular, or GPP is
+            not RECO - NEE to 0.001 where the columns are said to add up.
     """
     table = open_table(path)
     chosen = choose_columns(table, columns, renamed or {})
-    place = f"{path}: column {chosen.columns.time}"
-    times = parse_times(table.stamps(chosen.columns.time), place)
+    names = chosen.columns.present()
+    raw = table.load(list(dict.fromkeys(names.values())))
+    place = f"{path}: column {names['time']}"
+    times = parse_times(raw[names["time"]], place)
     timeline = lay_out(times, chosen.columns.label, shift_hours, place)
-    grid = _gridded(table, chosen.columns, timeline)
-    error = _partition_error(grid, partition_tolerance, path)
+    grid = {
+        what: timeline.place(as_numbers(raw[name], f"{path}: column {name}"))
+        for what, name in names.items()
+        if what != "time"
+    }
+    quality = _quality(grid.pop("nee_quality", None), chosen.columns, timeline)
+    error = _partition_error(grid, chosen.columns.additive, path)
     longest = _FILL_HOURS * 60 // timeline.step
     filled = {
         name: fill_short_gaps(values, 0 if name == "precipitation" else longest)
@@ -141,30 +147,21 @@ def read_tower(
         tuple(static),
         FLUXES,
     )
-    quality = _quality(table, chosen.columns, timeline)
     findings = _report(len(times), timeline, filled, chosen, error, fluxes[:, 0])
     return Measured(records, quality, findings)
 
 
-def _gridded(table: Table, columns: Columns, timeline: Timeline) -> dict[str, Array]:
-    names = columns.required()
-    if columns.precipitation:
-        names["precipitation"] = columns.precipitation
-    return {what: timeline.place(table.numbers(name)) for what, name in names.items()}
-
-
-def _partition_error(grid: dict[str, Array], tolerance: float | None, path: Path) -> float:
+def _partition_error(grid: dict[str, Array], additive: bool, path: Path) -> float:
     difference = np.abs(grid["gpp"] - (grid["reco"] - grid["nee"]))
     if np.isnan(difference).all():
         raise FluxError(f"{path}: GPP, RECO and NEE are never there together")
     error = float(np.nanmax(difference))
-    # Half a digit more: the bound itself is what three decimals round to.
-    if tolerance is not None and error > tolerance * (1 + 1e-6):
-        wrong = int((difference > tolerance).sum())
+    if additive and error > _ADDITIVE:
+        wrong = int((difference > _ADDITIVE).sum())
         raise FluxError(
-            f"{path}: GPP differs from RECO - NEE by up to {error:.3g} (expected at most "
-            f"{tolerance}) in {wrong} rows: they are not of one night-partitioned product; choose "
-            "the columns with `renamed`, or accept it with partition_tolerance=None"
+            f"{path}: GPP differs from RECO - NEE by up to {error:.3g}, by more than 0.001 in "
+            f"{wrong} rows: they are not of one night-partitioned product; choose others with "
+            "`renamed`, or say additive=False in `columns`"
         )
     return error
 
@@ -187,10 +184,9 @@ def _fluxes(filled: dict[str, Filled], timeline: Timeline) -> Array:
     return np.stack([scale * filled[name].values.mean(axis=1) for name in FLUXES], axis=-1)
 
 
-def _quality(table: Table, columns: Columns, timeline: Timeline) -> Array:
-    if not columns.nee_quality:
+def _quality(flags: Array | None, columns: Columns, timeline: Timeline) -> Array:
+    if flags is None:
         return np.full(len(timeline.days), np.nan)
-    flags = timeline.place(table.numbers(columns.nee_quality))
     return good_share(flags, columns.quality == "measured")
 
 
@@ -217,11 +213,11 @@ def _report(
         leap_days_lost=int(np.isnan(gpp[leap]).sum()),
         partition_error=error,
         noon=noon,
-        notes=_notes(timeline, noon),
+        notes=_notes(timeline, noon, error),
     )
 
 
-def _notes(timeline: Timeline, noon: float) -> tuple[str, ...]:
+def _notes(timeline: Timeline, noon: float, error: float) -> tuple[str, ...]:
     notes = []
     if timeline.daylight_saving:
         notes.append(
@@ -232,6 +228,11 @@ def _notes(timeline: Timeline, noon: float) -> tuple[str, ...]:
         notes.append(
             f"radiation is highest around {noon:.1f} h, expected {_NOON[0]} to {_NOON[1]}: "
             "the times are not local; give shift_hours"
+        )
+    if error > _ADDITIVE:
+        notes.append(
+            "GPP, RECO and NEE are not of one product and do not add up; in FLUXNET's files those "
+            "of FLUXNET_USTAR50 do"
         )
     return tuple(notes)
 

@@ -54,6 +54,11 @@ class FluxRecords:
         if days == 0 or (np.diff(self.days) != np.timedelta64(1, "D")).any():
             raise FluxError("days: expected consecutive calendar days; fill gaps with NaN")
 
+    def known(self) -> NDArray[np.bool_]:
+        """Where all drivers and fluxes are known, (S, T): to be joined with a mask of a split."""
+        together = np.concatenate([self.dynamic, self.fluxes], axis=-1)
+        return np.asarray(np.isfinite(together).all(axis=-1))
+
     def select(self, dynamic: Sequence[str], fluxes: Sequence[str]) -> "FluxRecords":
         """Keep the named variables, in this order.
 

@@ -1,7 +1,7 @@
 """Columns of a file of measurements: CSV, Parquet or NetCDF, by the names that the file gives."""
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,39 +19,30 @@ _EMPTY = frozenset({"", "NA", "NAN", "NULL", "NONE"})
 
 @dataclass(frozen=True)
 class Table:
-    """A file whose columns are read one at a time.
+    """A file of columns, of which only those that are asked for are read.
 
     Attributes:
         path: The file.
         names: Of its columns, in order.
-        column: Reads one as it is: text, numbers or ``datetime64``.
+        load: Reads some, in one pass, as they are: text, numbers or ``datetime64``.
     """
 
     path: Path
     names: tuple[str, ...]
-    column: Callable[[str], NDArray[Any]]
+    load: Callable[[Sequence[str]], dict[str, NDArray[Any]]]
 
-    def numbers(self, name: str) -> Array:
-        """A column as numbers; what is missing (-9999, empty, masked) is NaN.
 
-        Raises:
-            FluxError: There is no such column, or it holds something else.
-        """
-        values = self._found(name)
-        if values.dtype.kind in "OUS":
-            values = _parsed(values.astype(str), f"{self.path}: column {name}")
-        numbers = np.array(values, np.float64)
-        numbers[numbers == _MISSING] = np.nan
-        return numbers
+def as_numbers(values: NDArray[Any], place: str) -> Array:
+    """Numbers of a column; what is missing (-9999, empty, masked) is NaN.
 
-    def stamps(self, name: str) -> NDArray[Any]:
-        """A column of times, not interpreted yet: text, numbers or ``datetime64``."""
-        return self._found(name)
-
-    def _found(self, name: str) -> NDArray[Any]:
-        if name not in self.names:
-            raise FluxError(f"{self.path}: no column {name}; there are {shown(self.names)}")
-        return self.column(name)
+    Raises:
+        FluxError: It holds something else; ``place`` says where that is.
+    """
+    if values.dtype.kind in "OUS":
+        values = _parsed(values.astype(str), place)
+    numbers = np.array(values, np.float64)
+    numbers[numbers == _MISSING] = np.nan
+    return numbers
 
 
 def shown(names: Iterable[str], limit: int = 40) -> str:
@@ -85,19 +76,35 @@ def open_table(path: Path) -> Table:
 
 def _open_csv(path: Path) -> Table:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
-        header = [name.strip() for name in next(rows, [])]
-        body = [row for row in rows if row]
-    ragged = next((i for i, row in enumerate(body) if len(row) != len(header)), None)
-    if not header or not body or ragged is not None:
-        found = "no rows" if ragged is None else f"{len(body[ragged])} in row {ragged + 1}"
-        raise FluxError(f"{path}: expected {len(header)} values in each row, found {found}")
+        header = tuple(name.strip() for name in next(csv.reader(file), []))
 
-    def column(name: str) -> NDArray[Any]:
-        position = header.index(name)
-        return np.array([row[position].strip() for row in body])
+    def load(names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file)
+            next(rows)
+            return _picked(rows, header, names, path)
 
-    return Table(path, tuple(header), column)
+    return Table(path, header, load)
+
+
+def _picked(
+    rows: Iterable[list[str]], header: tuple[str, ...], names: Sequence[str], path: Path
+) -> dict[str, NDArray[Any]]:
+    """Some columns of rows of text: a full set of FLUXNET has 250, more than fit into memory."""
+    positions = [header.index(name) for name in names]
+    columns: list[list[str]] = [[] for _ in names]
+    for number, row in enumerate(rows, start=1):
+        if row and len(row) != len(header):
+            raise FluxError(
+                f"{path}: expected {len(header)} values in each row, "
+                f"found {len(row)} in row {number}"
+            )
+        if row:
+            for column, position in zip(columns, positions, strict=True):
+                column.append(row[position].strip())
+    if not columns[0]:
+        raise FluxError(f"{path}: expected rows below the names of the columns, found none")
+    return {name: np.array(column) for name, column in zip(names, columns, strict=True)}
 
 
 def _parsed(texts: NDArray[np.str_], place: str) -> Array:
@@ -127,12 +134,11 @@ def _open_parquet(path: Path) -> Table:
     except (OSError, pyarrow.ArrowException) as error:
         raise FluxError(f"{path}: not a Parquet file: {error}") from error
 
-    def column(name: str) -> NDArray[Any]:
-        found = parquet.read_table(path, columns=[name]).column(0)
-        values: NDArray[Any] = found.to_numpy()
-        return values
+    def load(wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+        found = parquet.read_table(path, columns=list(wanted))
+        return {name: found.column(name).to_numpy() for name in wanted}
 
-    return Table(path, tuple(names), column)
+    return Table(path, tuple(names), load)
 
 
 def _open_netcdf(path: Path) -> Table:
@@ -173,7 +179,7 @@ def _series(path: Path, found: dict[str, NDArray[Any]]) -> Table:
     flat = {name: values.reshape(-1) for name, values in found.items() if values.ndim}
     length = max((len(values) for values in flat.values()), default=0)
     kept = {name: values for name, values in flat.items() if len(values) == length}
-    return Table(path, tuple(kept), kept.__getitem__)
+    return Table(path, tuple(kept), lambda names: {name: kept[name] for name in names})
 
 
 def _unpacked(values: NDArray[Any], attributes: dict[str, Any]) -> NDArray[Any]:

@@ -55,7 +55,7 @@ def sites(seed: int, count: int) -> tuple[Parameters, Pools, Forcing]:
     coldest = rng.normal(8, 10, (count, DAYS)).clip(-40, 30)
     forcing = Forcing(
         latitude=rng.uniform(-80, 80, count),
-        day=np.arange(DAYS) % 366 + 1.0,
+        day=np.arange(1.0, DAYS + 1) % 366,
         coldest=coldest,
         warmest=coldest + rng.uniform(0, 12, (count, DAYS)),
         light=rng.uniform(0, 30, (count, DAYS)) * (rng.random((count, DAYS)) > 0.2),
@@ -235,7 +235,7 @@ def test_weather_has_seasons_and_memory_and_is_physical() -> None:
     count, days = 40, 1461
     rng = np.random.default_rng(0)
     climate = Climate(*(np.full(count, v) for v in (50.0, 8.0, 10.0, 9.0, 3.0, 0.8, 0.5, 2.0)))
-    day = np.arange(days) % 365.25 + 1
+    day = np.arange(1.0, days + 1) % 365.25
     weather = generate_weather(
         climate, day, 2001 + np.arange(days) / 365.25, rng.standard_normal((count, 3, days))
     )
