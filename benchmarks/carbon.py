@@ -1,7 +1,10 @@
-"""Time and carbon budget of the process model; what is found in CH-DAV.
+"""Time and carbon budget of the process model; what is found in files of towers.
 
-python benchmarks/carbon.py                    # 384 sites of 6 years, on one core
-python benchmarks/carbon.py --davos [FILE]     # the report on the file, or on installed diive's
+Seconds are of the processor: they hold on a machine that is shared.
+
+    python benchmarks/carbon.py                    # 384 sites of 6 years, on one core
+    python benchmarks/carbon.py --davos [FILE]     # the report on the file, or installed diive's
+    python benchmarks/carbon.py --tower FILE       # of FLUXNET's, by two choices of its columns
 """
 
 import argparse
@@ -13,7 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from pipelines.fluxes import SiteRun, read_davos, simulate_sites
+from pipelines.fluxes import (
+    FLUXNET,
+    FLUXNET_USTAR50,
+    SiteRun,
+    read_davos,
+    read_tower,
+    simulate_sites,
+)
 
 
 def simulated(sites: int, years: int) -> None:
@@ -37,16 +47,20 @@ def simulated(sites: int, years: int) -> None:
 
 
 def main() -> None:
-    """Print one of both."""
+    """Print one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sites", type=int, default=384)
     parser.add_argument("--years", type=int, default=6)
     parser.add_argument("--davos", nargs="?", const="", metavar="FILE")
+    parser.add_argument("--tower", type=Path, metavar="FILE")
     ask = parser.parse_args()
-    if ask.davos is None:
-        simulated(ask.sites, ask.years)
-    else:
+    if ask.tower is not None:
+        for columns in (FLUXNET, FLUXNET_USTAR50):
+            print(columns.nee, *read_tower(ask.tower, "", {}, columns).findings.lines(), sep="\n  ")
+    elif ask.davos is not None:
         print("\n".join(read_davos(Path(ask.davos) if ask.davos else None).findings.lines()))
+    else:
+        simulated(ask.sites, ask.years)
 
 
 if __name__ == "__main__":
