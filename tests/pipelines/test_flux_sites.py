@@ -24,7 +24,7 @@ from pipelines.fluxes import (
     windows,
     write_sites,
 )
-from pipelines.fluxes.properties import CLIMATE, PARAMETERS, draw_properties
+from pipelines.fluxes.properties import CLIMATE, PARAMETERS, draw_properties, draw_shocks
 
 RUN = SiteRun(seed=3, sites=12, years=1, first_year=2004)
 DIGEST = {"config_digest": "c0ffee"}
@@ -45,6 +45,12 @@ def test_a_site_is_the_same_to_the_bit_whatever_else_is_made(every: SimulatedSit
         np.testing.assert_array_equal(alone.pools, every.pools[few])
     assert every.draws.max() > 0  # or no redraw would have been among them
     assert not np.array_equal(simulate_sites(SiteRun(4, 1, 1, 2004), [0]).pools, every.pools[:1])
+
+
+def test_the_weather_of_a_longer_run_begins_alike() -> None:
+    short, long = draw_shocks(3, 7, 3, 100), draw_shocks(3, 7, 3, 400)
+    np.testing.assert_array_equal(short, long[:, :100])
+    assert abs(np.corrcoef(long)[np.triu_indices(3, 1)]).max() < 0.2
 
 
 def test_records_obey_the_laws_and_lie_in_the_documented_ranges(every: SimulatedSites) -> None:
