@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kernels.lstm.analytic import Norms
 from kernels.lstm.settings import LSTMSettings
 from kernels.lstm.statics import Statics
 from kernels.lstm.tape import EPS
@@ -107,7 +108,7 @@ class Recurrence(nn.Module):
     @property
     def inside(self) -> bool:
         """Whether what is injected passes the normalization of the inputs."""
-        return self.settings.variant in ("concat", "attention_input")
+        return self.settings.variant in ("concat", "attention_input") or self._shifts_only
 
     def attention(self, statics: Statics) -> Attention | None:
         """Keys and values of the slots; nothing where the variant does not attend."""
@@ -127,10 +128,12 @@ class Recurrence(nn.Module):
         if self.modulation is None or context is None:
             return x
         change = functional.linear(context, self.modulation)
-        if self._shifts_only:
-            return x + change
-        scale, shift = change.chunk(2, dim=-1)
-        return torch.addcmul(x + shift, x, scale)
+        return x + change if self._shifts_only else scale_and_shift(x, change)
+
+    @property
+    def scales(self) -> bool:
+        """Whether the result of an attention scales the inputs: no sum of gates can hold that."""
+        return self.settings.attends and self.modulation is not None and not self._shifts_only
 
     @property
     def _shifts_only(self) -> bool:
@@ -142,13 +145,24 @@ class Recurrence(nn.Module):
             return weights.x @ cast(Tensor, self.modulation)
         return self.weight_static
 
+    def norms(self) -> Norms | None:
+        """Layer normalization inside the recurrence."""
+        if self.gain_h is None:
+            return None
+        cell = self.cell_norm
+        return Norms(self.gain_h, None if cell is None else (cell.weight, cell.bias))
+
     def static_gate(self, statics: Statics) -> Tensor | None:
         """The input gate of ``ea_lstm``, (B, H)."""
-        return None if self.input_gate is None else self.input_gate(statics.embedding).sigmoid()
+        if self.input_gate is None:
+            return None
+        return cast(Tensor, self.input_gate(statics.embedding)).sigmoid()
 
-    def cell_weights(self) -> tuple[Tensor, Tensor] | None:
-        """Gain and shift of the normalized cell state."""
-        return None if self.cell_norm is None else (self.cell_norm.weight, self.cell_norm.bias)
+
+def scale_and_shift(x: Tensor, change: Tensor) -> Tensor:
+    """(1 + a) x + b for inputs (..., B, D) and changes (B, 2 D): a, then b."""
+    scale, shift = change.chunk(2, dim=-1)
+    return torch.addcmul(x + shift, x, scale)
 
 
 def _matrix(*shape: int) -> nn.Parameter:
