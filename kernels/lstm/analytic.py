@@ -32,6 +32,11 @@ class Unrolled(NamedTuple):
     cell: Tensor
     attention: Tensor | None
 
+    @property
+    def state(self) -> tuple[Tensor, Tensor]:
+        """h and c after the last step, (B, H) each."""
+        return self.hidden[-1], self.cell
+
 
 class GateAttention(NamedTuple):
     """Attention whose result enters the gates."""

@@ -44,7 +44,7 @@ def unroll_compiled(
         heard = feedback and feedback.part(part * CHUNK, len(rows), state[0])
         run = _compiled(backend) if len(rows) == CHUNK else unroll_steps
         parts.append(run(terms._replace(rows=rows, fed=fed), state, heard))
-        state = parts[-1].hidden[-1], parts[-1].cell
+        state = parts[-1].state
     attention = [part.attention for part in parts if part.attention is not None]
     return Unrolled(
         torch.cat([part.hidden for part in parts]),
