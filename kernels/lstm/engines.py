@@ -36,9 +36,7 @@ def run(
     if plan.engine is Engine.FUSED:
         return _run_fused(recurrence, weights, course, state)
     simplify = plan.engine is not Engine.STEPS  # which is the reference for the others
-    terms = prepare(
-        recurrence, weights, course, feedback=feedback is not None, simplify=simplify
-    )
+    terms = prepare(recurrence, weights, course, feedback=feedback is not None, simplify=simplify)
     if plan.engine is Engine.ANALYTIC:
         return _with_single_slot(_run_analytic(terms, state), course)
     if plan.engine is Engine.COMPILED:
@@ -59,9 +57,7 @@ def _fold(
     return weights.folded(head.weight, head.bias), course._replace(fed=fed)
 
 
-def _run_fused(
-    recurrence: Recurrence, weights: Weights, course: Course, state: State
-) -> Unrolled:
+def _run_fused(recurrence: Recurrence, weights: Weights, course: Course, state: State) -> Unrolled:
     """torch's kernel, on inputs that hold all that is added to the gates."""
     constant = recurrence.constant(course.statics, recurrence.attention(course.statics))
     columns = [(weights.x, recurrence.modulated(course.x, constant))]

@@ -105,6 +105,9 @@ class BackwardPass:
     def run(self, d_hidden: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the first state from those of all hidden states and the last cell state."""
         record, dh = self.record, torch.zeros_like(dc)
+        for norm in (record.recurrent, record.cell):
+            if norm is not None:
+                norm.begin()
         rows = zip(
             self.sums.unbind(0),
             self.recurrent.unbind(0),

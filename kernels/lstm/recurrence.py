@@ -84,9 +84,7 @@ class Recurrence(nn.Module):
         self.value = _matrix(s.embedding, s.embedding) if s.attends else None
         self.gain_x = nn.Parameter(torch.ones(gates)) if s.layer_norm else None
         self.gain_h = nn.Parameter(torch.ones(gates)) if s.layer_norm else None
-        self.cell_norm = (
-            nn.LayerNorm(s.hidden, EPS) if s.layer_norm and s.normalize_cell else None
-        )
+        self.cell_norm = nn.LayerNorm(s.hidden, EPS) if s.layer_norm and s.normalize_cell else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

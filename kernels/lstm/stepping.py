@@ -93,6 +93,4 @@ def unroll_steps(terms: Terms, state: State, feedback: Feedback | None = None) -
         hidden.append(state[0])
         if weights is not None:
             attention.append(weights)
-    return Unrolled(
-        torch.stack(hidden), state[1], torch.stack(attention) if attention else None
-    )
+    return Unrolled(torch.stack(hidden), state[1], torch.stack(attention) if attention else None)

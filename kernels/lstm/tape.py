@@ -24,14 +24,18 @@ class NormTape:
     def __init__(self, gain: Tensor, shift: Tensor | None) -> None:
         self.gain, self.shift = gain, shift
         self.steps: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.d_gain = torch.zeros_like(gain)
-        self.d_shift = None if shift is None else torch.zeros_like(shift)
+        self.begin()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, N) of the next step, normalized. It is kept: nobody may write to it later."""
         y, mean, scale = torch.native_layer_norm(x, self.gain.shape, self.gain, self.shift, EPS)
         self.steps.append((x, mean, scale))
         return y
+
+    def begin(self) -> None:
+        """Begin a backward pass: a graph that is kept may have more than one."""
+        self.d_gain = torch.zeros_like(self.gain)
+        self.d_shift = None if self.shift is None else torch.zeros_like(self.shift)
 
     def backward(self, t: int, dy: Tensor) -> Tensor:
         """Gradient of x at step t; adds to those of gain and shift."""
