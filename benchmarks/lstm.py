@@ -98,7 +98,9 @@ def ours(
     heard = torch.randn(BATCH, context, OUTPUTS) if context else None
 
     def predict() -> Tensor:
-        return model(past, statics, future, past_target=heard, engine=engine).outputs
+        prediction = model(past, statics, future, past_target=heard, engine=engine)
+        outputs: Tensor = prediction.outputs
+        return outputs
 
     return Contender(name, train(predict) if training else torch.no_grad()(predict))
 
@@ -160,7 +162,7 @@ def growth(rounds: int) -> None:
     ):
         ratios = []
         for steps in (365, 1024):
-            pair = [ours(name, steps=n, **choices) for n in (steps, 2 * steps)]  # type: ignore[arg-type]
+            pair = [ours(name, steps=n, **choices) for n in (steps, 2 * steps)]
             for contender in pair:
                 contender.warm()
             for _ in range(max(2, rounds // 3)):

@@ -39,8 +39,8 @@ def unroll_compiled(
         backend: Of ``torch.compile``.
     """
     parts: list[Unrolled] = []
-    known = (None,) * len(terms.rows) if terms.fed is None else terms.fed.split(CHUNK)
-    for part, (rows, fed) in enumerate(zip(terms.rows.split(CHUNK), known, strict=False)):
+    known = (None,) * len(terms.rows) if terms.fed is None else torch.split(terms.fed, CHUNK)
+    for part, (rows, fed) in enumerate(zip(torch.split(terms.rows, CHUNK), known, strict=False)):
         heard = feedback and feedback.part(part * CHUNK, len(rows), state[0])
         run = _compiled(backend) if len(rows) == CHUNK else unroll_steps
         parts.append(run(terms._replace(rows=rows, fed=fed), state, heard))

@@ -1,6 +1,6 @@
 """From hidden states to predicted values."""
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class CarbonHead(nn.Module):
 
     def normalize(self, y: Tensor) -> Tensor:
         """What the recurrence hears of fluxes y (..., 4): standardized."""
-        return cast(Tensor, (y - self.mean) / self.deviation)
+        return (y - self.mean) / self.deviation
 
 
 Head = LinearHead | CarbonHead

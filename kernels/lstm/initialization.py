@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 
 def _gates(lstm: nn.LSTM, name: str) -> tuple[Tensor, ...]:
-    parameter: Tensor = getattr(lstm, f"{name}_l0")
-    return parameter.unflatten(0, (4, lstm.hidden_size)).unbind(0)
+    return lstm.get_parameter(f"{name}_l0").chunk(4)
 
 
 @torch.no_grad()
@@ -59,7 +58,7 @@ def identity_recurrence(rnn: nn.RNN) -> None:
     """
     if rnn.nonlinearity != "relu":
         raise ValueError(f"an IRNN has ReLU units, found {rnn.nonlinearity}")
-    nn.init.normal_(rnn.weight_ih_l0, std=0.001)
-    nn.init.eye_(rnn.weight_hh_l0)
-    nn.init.zeros_(rnn.bias_ih_l0)
-    nn.init.zeros_(rnn.bias_hh_l0)
+    nn.init.normal_(rnn.get_parameter("weight_ih_l0"), std=0.001)
+    nn.init.eye_(rnn.get_parameter("weight_hh_l0"))
+    for name in ("bias_ih_l0", "bias_hh_l0"):
+        nn.init.zeros_(rnn.get_parameter(name))

@@ -144,7 +144,7 @@ class StaticDynamicLSTM(nn.Module):
         if self.input_norm is None:
             return x
         normal: Tensor = self.input_norm(x.flatten(0, 1))
-        return normal.unflatten(0, x.shape[:2])
+        return normal.view_as(x)
 
     def _heard(self, y: Tensor | None) -> Tensor | None:
         if y is None or not self.settings.autoregressive:

@@ -35,9 +35,13 @@ class Record:
     ) -> Self:
         """Room for all steps, in the drive's own memory where that fits."""
         gain, cell_gain, cell_shift = norms
+        candidates, cells, squashed, hidden = drive.new_empty(4, *drive.shape[:2], size)
         return cls(
             drive,
-            *(drive.new_empty(*drive.shape[:2], size) for _ in range(4)),
+            candidates,
+            cells,
+            squashed,
+            hidden,
             None if gain is None else NormTape(gain, None),
             None if cell_gain is None else NormTape(cell_gain, cell_shift),
             None if slots[0] is None else AttentionTape(len(drive), *slots),
@@ -45,7 +49,7 @@ class Record:
 
     def by_gate(self, rows: Tensor) -> list[Gates]:
         """Rows (T, B, G) as one tuple (i, f, g, o) or (f, g, o) of (B, H) a step."""
-        gates = rows.unflatten(-1, (-1, self.cells.shape[-1])).unbind(2)
+        gates = torch.split(rows, self.cells.shape[-1], dim=-1)
         return list(zip(*(gate.unbind(0) for gate in gates), strict=True))
 
 
@@ -139,7 +143,7 @@ class BackwardPass:
             dc.addcmul_(dh, through)
         else:
             dc += self.record.cell.backward(t, through.mul_(dh))
-        if self.input_gate is None:
+        if self.input_gate is None or self.static_gate is None:
             torch.mul(dc, candidate, out=di[0])
             torch.mul(dc, i[0], out=dg)
         else:

@@ -96,7 +96,7 @@ class Recurrence(nn.Module):
         if self.settings.variant == "film" and self.modulation is not None:
             nn.init.zeros_(self.modulation)  # FiLM starts as the identity
         with torch.no_grad():
-            self.bias.unflatten(0, (-1, self.settings.hidden))[-3] = 1.0
+            torch.split(self.bias, self.settings.hidden)[-3].fill_(1.0)
 
     @property
     def weights(self) -> Weights:

@@ -142,7 +142,7 @@ def project(columns: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     weight = torch.cat([weight.T for weight, _ in columns])
     # With the weights in this layout their gradient is a wide product, not a tall one: the
     # latter is seven times as slow where D is small.
-    return (x.flatten(0, 1) @ weight.contiguous()).unflatten(0, x.shape[:2])
+    return (x.flatten(0, 1) @ weight.contiguous()).view(*x.shape[:2], -1)
 
 
 def normalized(sums: Tensor, gain: Tensor) -> Tensor:

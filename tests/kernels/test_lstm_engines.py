@@ -29,7 +29,11 @@ VARIANTS = (
     {"variant": "attention_gate"},
     {"variant": "ea_lstm"},
 )
-NORMS = ({}, {"layer_norm": True}, {"layer_norm": True, "normalize_cell": False})
+NORMS: tuple[dict[str, Any], ...] = (
+    {},
+    {"layer_norm": True},
+    {"layer_norm": True, "normalize_cell": False},
+)
 
 
 def _names(choices: dict[str, Any]) -> str:
@@ -132,7 +136,7 @@ def test_compiled_chunks_agree_with_the_step_loop(choices: dict[str, Any]) -> No
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
-class _Written(TorchDispatchMode):
+class _Written(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it
     """Counts the elements that operations make."""
 
     total = 0
@@ -165,7 +169,7 @@ def test_work_is_linear_in_the_number_of_steps(engine: Engine) -> None:
     written = []
     for steps in (64, 128):
         x = torch.randn(2, steps, 3, dtype=torch.float64, requires_grad=True)
-        with _Written() as count:
+        with _Written() as count:  # type: ignore[no-untyped-call]
             out = made(x[:, :0], torch.ones(2, 3, dtype=torch.float64), x, engine=engine)
             torch.autograd.backward(out.outputs.sum())
         written.append(count.total)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import given as drawn
+from hypothesis import settings
 from hypothesis import strategies as st
 from support.lstm import inputs, model
 
@@ -11,6 +12,7 @@ from kernels.lstm import CarbonHead, FluxScale, ecosystem_exchange, mass_residua
 SCALE = FluxScale(torch.tensor([5.0, 2.5, 0.4, 2.1]), torch.tensor([3.0, 1.6, 1.2, 0.9]))
 
 
+@settings(deadline=None)
 @drawn(
     dtype=st.sampled_from([torch.float32, torch.float64]),
     size=st.floats(0.01, 1e3),
@@ -58,6 +60,7 @@ def test_a_scale_that_is_none_is_refused(broken: torch.Tensor) -> None:
 def test_a_free_run_of_the_carbon_head_hears_its_own_fluxes() -> None:
     """A free run is a teacher-forced one whose teacher says what the model said."""
     made = model(outputs=4, head="carbon", autoregressive=True)
+    assert isinstance(made.head, CarbonHead)
     made.head.set_scale(SCALE)
     given = inputs(outputs=4)
     free = made(*given)

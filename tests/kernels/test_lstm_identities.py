@@ -14,10 +14,10 @@ def _copy(lstm: nn.LSTM, *columns: Tensor, source: StaticDynamicLSTM) -> None:
     """Give torch's LSTM the recurrence's weights, with more input columns."""
     part = source.recurrence
     with torch.no_grad():
-        lstm.weight_ih_l0.copy_(torch.cat((part.weight_x, *columns), dim=1))
-        lstm.weight_hh_l0.copy_(part.weight_h)
-        lstm.bias_ih_l0.copy_(part.bias)
-        lstm.bias_hh_l0.zero_()
+        lstm.get_parameter("weight_ih_l0").copy_(torch.cat((part.weight_x, *columns), dim=1))
+        lstm.get_parameter("weight_hh_l0").copy_(part.weight_h)
+        lstm.get_parameter("bias_ih_l0").copy_(part.bias)
+        lstm.get_parameter("bias_hh_l0").zero_()
 
 
 def _reference(made: StaticDynamicLSTM, x: Tensor, lstm: nn.LSTM, static_x: Tensor) -> Tensor:
@@ -62,7 +62,8 @@ def test_gate_injection_is_concatenation(variant: Any) -> None:
     _close(found.outputs, expected)
     ours = gradients(found, [made.recurrence.weight_x, injected, *made.statics.parameters()])
     theirs = gradients(
-        found._replace(outputs=expected), [lstm.weight_ih_l0, *made.statics.parameters()]
+        found._replace(outputs=expected),
+        [lstm.get_parameter("weight_ih_l0"), *made.statics.parameters()],
     )
     _close(torch.cat(ours[:2], dim=1), theirs[0], atol=1e-10)
     for a, b in zip(ours[2:], theirs[1:], strict=True):
@@ -72,7 +73,7 @@ def test_gate_injection_is_concatenation(variant: Any) -> None:
 def test_film_scales_and_shifts_what_enters() -> None:
     made, given = model(variant="film"), inputs()
     x = torch.cat((given.context_x, given.future_known), dim=1)
-    change = made.statics(given.static_x).embedding @ made.recurrence.modulation.T  # type: ignore[union-attr]
+    change = made.statics(given.static_x).embedding @ made.recurrence.get_parameter("modulation").T
     gamma, beta = (1 + change[:, :3]).unsqueeze(1), change[:, 3:].unsqueeze(1)
     lstm = nn.LSTM(3, HIDDEN, batch_first=True).double()
     _copy(lstm, source=made)
@@ -91,8 +92,8 @@ def test_attention_to_one_slot_is_gate_injection() -> None:
     made = model(variant="gate", static=1)
     _adopt(made, attends)
     slots = attends.statics(given.static_x).slots
-    projected = slots[:, 0] @ attends.recurrence.value.T  # type: ignore[union-attr]
-    made.statics.to_embedding.register_forward_hook(lambda *_: projected)  # type: ignore[union-attr]
+    projected = slots[:, 0] @ attends.recurrence.get_parameter("value").T
+    made.get_submodule("statics.to_embedding").register_forward_hook(lambda *_: projected)
     _close(made(*given).outputs, attends(*given, engine="steps").outputs)
 
 
@@ -114,7 +115,7 @@ def test_additive_modulation_is_attention_into_gates() -> None:
     shifts = model(variant="attention_film", modulation="additive")
     gates = model(variant="attention_gate")
     part = shifts.recurrence
-    injected = part.weight_x @ part.modulation  # type: ignore[operator]
+    injected = part.weight_x @ part.get_parameter("modulation")
     _adopt(gates, shifts, **{"recurrence.weight_static": injected.detach()})
     _close(shifts(*inputs(), engine="steps").outputs, gates(*inputs()).outputs)
 
@@ -148,15 +149,16 @@ def test_layer_norm_lstm_is_a_loop_over_nn_layer_norm(normalize_cell: bool) -> N
     made = model(variant="none", layer_norm=True, normalize_cell=normalize_cell)
     given, part = inputs(), made.recurrence
     norms = [nn.LayerNorm(4 * HIDDEN, bias=False).double() for _ in range(2)]
-    norms[0].weight, norms[1].weight = part.gain_x, part.gain_h  # type: ignore[assignment]
-    shown = part.cell_norm if normalize_cell else nn.Identity()
+    norms[0].weight = nn.Parameter(part.get_parameter("gain_x"))
+    norms[1].weight = nn.Parameter(part.get_parameter("gain_h"))
+    shown = part.get_submodule("cell_norm") if normalize_cell else nn.Identity()
     h, c = made.statics(given.static_x).state
     outputs = []
     for x in torch.cat((given.context_x, given.future_known), dim=1).unbind(1):
         sums = norms[0](x @ part.weight_x.T) + norms[1](h @ part.weight_h.T) + part.bias
         i, f, g, o = sums.chunk(4, dim=1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * shown(c).tanh()  # type: ignore[misc]
+        h = o.sigmoid() * shown(c).tanh()
         outputs.append(made.head(h))
     _close(made(*given).outputs, torch.stack(outputs[CONTEXT:], dim=1), atol=1e-11)
 
@@ -166,7 +168,7 @@ def test_entity_aware_lstm_is_the_published_one() -> None:
     made, given = model(variant="ea_lstm"), inputs()
     part, statics = made.recurrence, made.statics(given.static_x)
     h, c = statics.state
-    i = part.input_gate(statics.embedding).sigmoid()  # type: ignore[misc]
+    i = part.get_submodule("input_gate")(statics.embedding).sigmoid()
     outputs = []
     for x in torch.cat((given.context_x, given.future_known), dim=1).unbind(1):
         f, g, o = (x @ part.weight_x.T + h @ part.weight_h.T + part.bias).chunk(3, dim=1)
@@ -183,7 +185,7 @@ def test_a_free_run_is_one_lstm_with_the_head_folded_in() -> None:
     zeros = torch.zeros(B, 1, OUTPUTS, dtype=torch.float64)
     past = torch.cat((zeros, given.past_target[:, :-1]), dim=1)
     lstm = nn.LSTM(3 + OUTPUTS, HIDDEN, batch_first=True).double()
-    _copy(lstm, part.weight_fed, source=made)  # type: ignore[arg-type]
+    _copy(lstm, part.get_parameter("weight_fed"), source=made)
     state = tuple(p.unsqueeze(0) for p in made.statics(given.static_x).state)
     _, state = lstm(torch.cat((given.context_x, past), dim=-1), state)
     first = torch.cat((given.future_known[:, :1], given.past_target[:, -1:]), dim=-1)
@@ -191,8 +193,9 @@ def test_a_free_run_is_one_lstm_with_the_head_folded_in() -> None:
     folded = nn.LSTM(3, HIDDEN, batch_first=True).double()
     _copy(folded, source=made)
     with torch.no_grad():
-        folded.weight_hh_l0 += part.weight_fed @ head.weight  # type: ignore[operator]
-        folded.bias_ih_l0 += part.weight_fed @ head.bias  # type: ignore[operator]
+        heard = part.get_parameter("weight_fed")
+        folded.get_parameter("weight_hh_l0").add_(heard @ head.get_parameter("weight"))
+        folded.get_parameter("bias_ih_l0").add_(heard @ head.get_parameter("bias"))
     rest, _ = folded(given.future_known[:, 1:], state)
     expected = head(torch.cat((hidden, rest), dim=1))
     _close(made(*given, engine="folded").outputs, expected)
