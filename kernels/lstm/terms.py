@@ -126,25 +126,28 @@ def _gate_sums(
     columns = [(weights.x, recurrence.modulated(course.x, constant))]
     if course.fed is not None and weights.fed is not None:
         columns.append((weights.fed, course.fed))
-    sums = project(columns)
+    # A bias goes into the operation before it: a pass over all rows costs as much as one.
+    bias = after if after is not None and after.dim() == 1 else None
+    normalizes = recurrence.gain_x is not None
+    sums = project(columns, None if normalizes else bias)
     if before is not None:
         sums = sums + before
-    if after is None:
-        return sums
-    if recurrence.gain_x is not None:
-        sums = normalized(sums, recurrence.gain_x)
-    return sums + after
+    if recurrence.gain_x is not None and after is not None:
+        sums = normalized(sums, recurrence.gain_x, bias)
+    return sums if after is None or bias is not None else sums + after
 
 
-def project(columns: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Sum of weights (G, D) times inputs (T, B, D), in one product: (T, B, G)."""
+def project(columns: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None) -> Tensor:
+    """Sum of weights (G, D) times inputs (T, B, D), in one product, and a bias (G): (T, B, G)."""
     x = torch.cat([inputs for _, inputs in columns], dim=-1)
-    weight = torch.cat([weight.T for weight, _ in columns])
+    rows = x.flatten(0, 1)
     # With the weights in this layout their gradient is a wide product, not a tall one: the
     # latter is seven times as slow where D is small.
-    return (x.flatten(0, 1) @ weight.contiguous()).view(*x.shape[:2], -1)
+    weight = torch.cat([weight.T for weight, _ in columns]).contiguous()
+    sums = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+    return sums.view(*x.shape[:2], -1)
 
 
-def normalized(sums: Tensor, gain: Tensor) -> Tensor:
-    """Layer normalization of gate sums (..., G)."""
-    return functional.layer_norm(sums, gain.shape, gain, None, EPS)
+def normalized(sums: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Layer normalization of gate sums (..., G), and a bias (G)."""
+    return functional.layer_norm(sums, gain.shape, gain, bias, EPS)
