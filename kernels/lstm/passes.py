@@ -74,13 +74,13 @@ def forward_pass(
             z += record.recurrent.forward(h @ weight)
         if record.attention is not None:
             record.attention.forward(t, h, z)
-        g *= 2
+        g += g  # a factor of 2 would be a tensor to make, at every step
         z.sigmoid_()
         torch.add(minus_one, g, alpha=2, out=candidate)
         torch.mul(i[0] if input_gate is None else input_gate, candidate, out=cell)
         cell.addcmul_(f, c)
         normal = cell if record.cell is None else record.cell.forward(cell)
-        torch.mul(normal, 2, out=squashed).sigmoid_()
+        torch.add(normal, normal, out=squashed).sigmoid_()
         torch.add(minus_one, squashed, alpha=2, out=squashed)
         torch.mul(o, squashed, out=hidden)
         h, c = hidden, cell
@@ -105,6 +105,7 @@ class BackwardPass:
         self.recurrent = self.sums if plain else torch.empty_like(self.sums)
         self.input_gate = None if input_gate is None else torch.zeros_like(input_gate)
         self._slope, self._through = torch.empty_like(self.sums[0]), torch.empty_like(c)
+        self._four = c.new_tensor(4.0)
 
     def run(self, d_hidden: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the first state from those of all hidden states and the last cell state."""
@@ -149,6 +150,6 @@ class BackwardPass:
         else:
             self.input_gate.addcmul_(dc, candidate)
             torch.mul(dc, self.static_gate, out=dg)
-        dg *= 4
+        dg *= self._four
         torch.mul(dc, self.before[t], out=df)
         dc *= f
