@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from cluster.environment import ALLOCATOR  # noqa: E402  (after the path)
 from kernels.lstm import Engine, LSTMSettings, StaticDynamicLSTM  # noqa: E402
 
-BATCH, STEPS, HIDDEN, DYNAMIC, STATIC, OUTPUTS = 64, 365, 128, 8, 8, 4
+BATCH, STEPS, HIDDEN, DYNAMIC, STATIC, OUTPUTS, EMBEDDING = 64, 365, 128, 8, 8, 4, 16
 
 
 @dataclass
@@ -67,6 +67,24 @@ class Plain(nn.Module):
         return result
 
 
+class Loop(nn.Module):
+    """A free run as it is usually written: torch's LSTM called for one step at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(DYNAMIC + OUTPUTS + EMBEDDING, HIDDEN, batch_first=True)
+        self.head = nn.Linear(HIDDEN, OUTPUTS)
+
+    def forward(self, x: Tensor, static: Tensor) -> Tensor:
+        state, y = None, x.new_zeros(len(x), 1, OUTPUTS)
+        outputs = []
+        for row in torch.split(x, 1, dim=1):
+            hidden, state = self.lstm(torch.cat((row, y, static), dim=-1), state)
+            y = self.head(hidden)
+            outputs.append(y)
+        return torch.cat(outputs, dim=1)
+
+
 def train(call: Callable[[], Tensor]) -> Callable[[], None]:
     """One forward and backward pass."""
 
@@ -91,7 +109,8 @@ def ours(
     **choices: Any,
 ) -> Contender:
     """A whole model: static network, recurrence, head."""
-    settings = LSTMSettings(DYNAMIC, STATIC, OUTPUTS, hidden=HIDDEN, **choices)
+    sizes: dict[str, Any] = {"hidden": HIDDEN, "embedding": EMBEDDING}
+    settings = LSTMSettings(DYNAMIC, STATIC, OUTPUTS, **sizes | choices)
     model = StaticDynamicLSTM(settings)
     past, future = torch.randn(BATCH, context, DYNAMIC), torch.randn(BATCH, steps, DYNAMIC)
     statics = torch.randn(BATCH, STATIC)
@@ -144,11 +163,20 @@ def variants(compiled: bool) -> list[Contender]:
 
 
 def free_runs(training: bool) -> list[Contender]:
-    """The folded decoder beside the step loop."""
+    """The folded decoder beside two loops over the steps."""
     choices: dict[str, Any] = {"autoregressive": True, "context": 1, "training": training}
+    loop = Loop()
+    x, static = torch.randn(BATCH, STEPS, DYNAMIC), torch.randn(BATCH, 1, EMBEDDING)
+
+    def predict() -> Tensor:
+        outputs: Tensor = loop(x, static)
+        return outputs
+
+    call = train(predict) if training else torch.no_grad()(predict)
     return [
-        ours("free run, step loop", **choices, engine=Engine.STEPS),
-        ours("free run, folded", **choices),
+        Contender("nn.LSTM, one step a call", call),
+        ours("our step loop", **choices, engine=Engine.STEPS),
+        ours("folded", **choices),
     ]
 
 

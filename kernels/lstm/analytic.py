@@ -76,13 +76,19 @@ def unroll_analytic(
         overwrite: The drive's memory may be used, because nobody reads it afterwards.
 
     Raises:
-        ValueError: There is no step, or the number of gates does not fit the hidden size.
+        ValueError: There is no step, the number of gates does not fit the hidden size, or types
+            differ.
     """
     expected = (4 if input_gate is None else 3) * weight.shape[1]
     if not len(drive) or drive.shape[-1] != expected:
         raise ValueError(
             f"expected a drive of at least one step and {expected} gate sums, "
             f"found {tuple(drive.shape)}"
+        )
+    if drive.dtype != weight.dtype:
+        raise ValueError(
+            f"expected drive and weights of one type, found {drive.dtype} and {weight.dtype}; "
+            "there is no autocast here: turn it off, or ask for the step loop"
         )
     recurrent, cell = norms or (None, None)
     slots: Sequence[Tensor | None] = attention or (None,) * 4

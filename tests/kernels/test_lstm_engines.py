@@ -103,10 +103,12 @@ def test_the_backward_pass_by_hand_is_the_derivative(
     assert torch.autograd.gradcheck(run, tensors)
 
 
-def test_a_drive_of_other_gates_is_refused() -> None:
+def test_a_drive_of_other_gates_or_type_is_refused() -> None:
     state = torch.zeros(2, 3), torch.zeros(2, 3)
     with pytest.raises(ValueError, match="expected a drive of at least one step and 12 gate sums"):
         unroll_analytic(torch.zeros(4, 2, 9), torch.zeros(12, 3), state)
+    with pytest.raises(ValueError, match=r"of one type, found .*there is no autocast"):
+        unroll_analytic(torch.zeros(4, 2, 12).double(), torch.zeros(12, 3), state)
 
 
 # The tracer asks every tensor for its gradient, and means to hide what that warns of.
