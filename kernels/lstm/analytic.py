@@ -16,13 +16,12 @@ Gates lie in torch's order i, f, g, o, or f, g, o where the input gate is static
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from kernels.lstm.passes import BackwardPass, Record, forward_pass
+from kernels.lstm.passes import BackwardPass, Record, Tapes, forward_pass
 
 
 class Unrolled(NamedTuple):
@@ -111,12 +110,13 @@ class _Unroll(torch.autograd.Function):
         *rest: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         room = drive.contiguous() if overwrite else drive.clone()
-        record = Record.blank(room, weight.shape[1], rest[:3], rest[3:])
-        forward_pass(record, weight.T, h, c, input_gate)
-        ctx.save_for_backward(weight, h, c, input_gate)
-        # An output that the context keeps as it is would keep its own graph alive.
-        ctx.record = replace(record, hidden=record.hidden.detach())
-        weights = None if record.attention is None else record.attention.weights.clone()
+        tapes = Tapes.blank(len(drive), rest[:3], rest[3:])
+        record = Record.blank(room, weight.shape[1], tapes.recurrent is not None)
+        forward_pass(record, tapes, weight.T, h, c, input_gate)
+        # Saved this way, all of it is freed by the backward pass, however long the loss lives.
+        ctx.save_for_backward(*record, weight, h, c, input_gate)
+        ctx.tapes = tapes
+        weights = None if tapes.attention is None else tapes.attention.weights.clone()
         if weights is not None:
             ctx.mark_non_differentiable(weights)
         return record.hidden, record.cells[-1].clone(), weights
@@ -124,12 +124,11 @@ class _Unroll(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_hidden: Tensor, d_last: Tensor, _: Any) -> Any:
-        weight, h, c, input_gate = ctx.saved_tensors
-        record: Record = ctx.record
-        back = BackwardPass(record, weight, c, input_gate)
+        *saved, weight, h, c, input_gate = ctx.saved_tensors
+        record, (recurrent, cell, attention) = Record(*saved), ctx.tapes
+        back = BackwardPass(record, ctx.tapes, weight, c, input_gate)
         dh, dc = back.run(d_hidden, d_last.clone())
         before = _Before(h, record.hidden)
-        tape, recurrent, cell = record.attention, record.recurrent, record.cell
         return (
             None,
             back.sums,
@@ -140,7 +139,7 @@ class _Unroll(torch.autograd.Function):
             recurrent and recurrent.d_gain,
             cell and cell.d_gain,
             cell and cell.d_shift,
-            *(tape.gradients(back.sums, before.product) if tape else (None,) * 4),
+            *(attention.gradients(back.sums, before.product) if attention else (None,) * 4),
         )
 
 

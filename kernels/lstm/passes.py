@@ -5,8 +5,7 @@ of the steps are made before the loops, where they would cost as much as the ari
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ from kernels.lstm.tape import AttentionTape, NormTape
 Gates = tuple[Tensor, ...]
 
 
-@dataclass
-class Record:
+class Record(NamedTuple):
     """What the forward pass leaves for the backward pass, over all steps."""
 
     sigmoids: Tensor  # (T, B, G): first the drive, then the gates; sigmoid(2 z) for the candidate
@@ -25,27 +23,15 @@ class Record:
     cells: Tensor  # (T, B, H)
     squashed: Tensor  # (T, B, H): tanh of the (normalized) cell state
     hidden: Tensor  # (T, B, H)
-    recurrent: NormTape | None
-    cell: NormTape | None
-    attention: AttentionTape | None
+    recurrent: Tensor | None  # (T, B, G): the recurrent sums, where they are normalized
 
     @classmethod
-    def blank(
-        cls, drive: Tensor, size: int, norms: Sequence[Tensor | None], slots: Sequence[Any]
-    ) -> Self:
-        """Room for all steps, in the drive's own memory where that fits."""
-        gain, cell_gain, cell_shift = norms
-        candidates, cells, squashed, hidden = drive.new_empty(4, *drive.shape[:2], size)
-        return cls(
-            drive,
-            candidates,
-            cells,
-            squashed,
-            hidden,
-            None if gain is None else NormTape(gain, None),
-            None if cell_gain is None else NormTape(cell_gain, cell_shift),
-            None if slots[0] is None else AttentionTape(len(drive), *slots),
-        )
+    def blank(cls, drive: Tensor, size: int, normed: bool) -> Self:
+        """Room for all steps, the drive's own memory included."""
+        shape = (*drive.shape[:2], size)
+        candidates, cells, squashed, hidden = (drive.new_empty(shape) for _ in range(4))
+        recurrent = torch.empty_like(drive) if normed else None
+        return cls(drive, candidates, cells, squashed, hidden, recurrent)
 
     def by_gate(self, rows: Tensor) -> list[Gates]:
         """Rows (T, B, G) as one tuple (i, f, g, o) or (f, g, o) of (B, H) a step."""
@@ -53,8 +39,31 @@ class Record:
         return list(zip(*(gate.unbind(0) for gate in gates), strict=True))
 
 
+class Tapes(NamedTuple):
+    """The parts that a recurrence may have."""
+
+    recurrent: NormTape | None
+    cell: NormTape | None
+    attention: AttentionTape | None
+
+    @classmethod
+    def blank(cls, steps: int, norms: Sequence[Tensor | None], slots: Sequence[Any]) -> Self:
+        """Tapes of what is there: gains and shift, and query, keys, values, weight."""
+        gain, cell_gain, cell_shift = norms
+        return cls(
+            None if gain is None else NormTape(gain, None),
+            None if cell_gain is None else NormTape(cell_gain, cell_shift),
+            None if slots[0] is None else AttentionTape(steps, *slots),
+        )
+
+
 def forward_pass(
-    record: Record, weight: Tensor, h: Tensor, c: Tensor, input_gate: Tensor | None
+    record: Record,
+    tapes: Tapes,
+    weight: Tensor,
+    h: Tensor,
+    c: Tensor,
+    input_gate: Tensor | None,
 ) -> None:
     """Run all steps from h and c, (B, H), with the recurrent weights (H, G)."""
     minus_one = -torch.ones_like(h)
@@ -68,18 +77,18 @@ def forward_pass(
         strict=True,
     )
     for t, (z, (*i, f, g, o), candidate, cell, squashed, hidden) in enumerate(rows):
-        if record.recurrent is None:
+        if record.recurrent is None or tapes.recurrent is None:
             z.addmm_(h, weight)
         else:
-            z += record.recurrent.forward(h @ weight)
-        if record.attention is not None:
-            record.attention.forward(t, h, z)
+            z += tapes.recurrent.forward(torch.mm(h, weight, out=record.recurrent[t]))
+        if tapes.attention is not None:
+            tapes.attention.forward(t, h, z)
         g += g  # a factor of 2 would be a tensor to make, at every step
         z.sigmoid_()
         torch.add(minus_one, g, alpha=2, out=candidate)
         torch.mul(i[0] if input_gate is None else input_gate, candidate, out=cell)
         cell.addcmul_(f, c)
-        normal = cell if record.cell is None else record.cell.forward(cell)
+        normal = cell if tapes.cell is None else tapes.cell.forward(cell)
         torch.add(normal, normal, out=squashed).sigmoid_()
         torch.add(minus_one, squashed, alpha=2, out=squashed)
         torch.mul(o, squashed, out=hidden)
@@ -96,21 +105,21 @@ class BackwardPass:
     """
 
     def __init__(
-        self, record: Record, weight: Tensor, c: Tensor, input_gate: Tensor | None
+        self, record: Record, tapes: Tapes, weight: Tensor, c: Tensor, input_gate: Tensor | None
     ) -> None:
-        self.record, self.weight, self.static_gate = record, weight, input_gate
+        self.record, self.tapes = record, tapes
+        self.weight, self.static_gate = weight, input_gate
         self.before = (c, *record.cells.unbind(0)[:-1])
         self.sums = torch.empty_like(record.sigmoids)
-        plain = record.recurrent is None
-        self.recurrent = self.sums if plain else torch.empty_like(self.sums)
+        self.recurrent = self.sums if tapes.recurrent is None else torch.empty_like(self.sums)
         self.input_gate = None if input_gate is None else torch.zeros_like(input_gate)
         self._slope, self._through = torch.empty_like(self.sums[0]), torch.empty_like(c)
         self._four = c.new_tensor(4.0)
 
     def run(self, d_hidden: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the first state from those of all hidden states and the last cell state."""
-        record, dh = self.record, torch.zeros_like(dc)
-        for norm in (record.recurrent, record.cell):
+        record, tapes, dh = self.record, self.tapes, torch.zeros_like(dc)
+        for norm in (tapes.recurrent, tapes.cell):
             if norm is not None:
                 norm.begin()
         rows = zip(
@@ -127,11 +136,11 @@ class BackwardPass:
             self._through_cell(t, dh, dc, d_gates, gates)
             # The slope of a sigmoid s is s - s^2; that of the candidate is four times as much.
             dz *= torch.addcmul(s, s, s, value=-1, out=self._slope)
-            if record.recurrent is not None:
-                dr.copy_(record.recurrent.backward(t, dz))
+            if record.recurrent is not None and tapes.recurrent is not None:
+                dr.copy_(tapes.recurrent.backward(t, record.recurrent[t], dz))
             torch.mm(dr, self.weight, out=dh)
-            if record.attention is not None:
-                record.attention.backward(t, dz, dh)
+            if tapes.attention is not None:
+                tapes.attention.backward(t, dz, dh)
         return dh, dc
 
     def _through_cell(self, t: int, dh: Tensor, dc: Tensor, d_gates: Gates, gates: Gates) -> None:
@@ -140,10 +149,10 @@ class BackwardPass:
         squashed, candidate = self.record.squashed[t], self.record.candidates[t]
         torch.mul(dh, squashed, out=do)
         through = torch.addcmul(o, self.record.hidden[t], squashed, value=-1, out=self._through)
-        if self.record.cell is None:
+        if self.tapes.cell is None:
             dc.addcmul_(dh, through)
         else:
-            dc += self.record.cell.backward(t, through.mul_(dh))
+            dc += self.tapes.cell.backward(t, self.record.cells[t], through.mul_(dh))
         if self.input_gate is None or self.static_gate is None:
             torch.mul(dc, candidate, out=di[0])
             torch.mul(dc, i[0], out=dg)

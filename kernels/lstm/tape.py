@@ -23,13 +23,13 @@ class NormTape:
 
     def __init__(self, gain: Tensor, shift: Tensor | None) -> None:
         self.gain, self.shift = gain, shift
-        self.steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.steps: list[tuple[Tensor, Tensor]] = []
         self.begin()
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, N) of the next step, normalized. It is kept: nobody may write to it later."""
+        """x (B, N) of the next step, normalized."""
         y, mean, scale = torch.native_layer_norm(x, self.gain.shape, self.gain, self.shift, EPS)
-        self.steps.append((x, mean, scale))
+        self.steps.append((mean, scale))
         return y
 
     def begin(self) -> None:
@@ -37,9 +37,9 @@ class NormTape:
         self.d_gain = torch.zeros_like(self.gain)
         self.d_shift = None if self.shift is None else torch.zeros_like(self.shift)
 
-    def backward(self, t: int, dy: Tensor) -> Tensor:
+    def backward(self, t: int, x: Tensor, dy: Tensor) -> Tensor:
         """Gradient of x at step t; adds to those of gain and shift."""
-        x, mean, scale = self.steps[t]
+        mean, scale = self.steps[t]
         mask = [True, True, self.shift is not None]
         dx: Tensor
         dx, d_gain, d_shift = _aten.native_layer_norm_backward(

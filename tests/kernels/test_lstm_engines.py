@@ -164,6 +164,15 @@ def test_a_graph_that_is_kept_can_go_back_twice() -> None:
         assert all(torch.equal(a, b) for a, b in zip(kept, slopes, strict=True))
 
 
+def test_the_record_is_freed_by_the_backward_pass() -> None:
+    """A loss that is still referred to while the next one is computed holds no second record."""
+    made = model(variant="attention_gate", layer_norm=True)
+    loss = made(*inputs(), engine=Engine.ANALYTIC).outputs.sum()
+    torch.autograd.backward(loss)
+    with pytest.raises(RuntimeError, match="already been freed"):
+        torch.autograd.backward(loss)
+
+
 @pytest.mark.parametrize("engine", [Engine.STEPS, Engine.ANALYTIC])
 def test_work_is_linear_in_the_number_of_steps(engine: Engine) -> None:
     """Rows taken by rows[t] would make every step's gradient as large as all rows."""
