@@ -19,16 +19,19 @@ from kernels.lstm.stepping import State, unroll_steps
 from kernels.lstm.terms import Terms
 
 CHUNK = 5
-"""Steps a chunk: 44 to 70 s to compile with inductor on the CPU."""
+"""Steps a chunk: about a minute to compile with inductor on the CPU."""
+
+
+Backend = str | Callable[..., Any]
 
 
 @cache
-def _compiled(backend: str) -> Callable[..., Any]:
+def _compiled(backend: Backend) -> Callable[..., Any]:
     return torch.compile(unroll_steps, backend=backend, dynamic=False)
 
 
 def unroll_compiled(
-    terms: Terms, state: State, feedback: Feedback | None = None, backend: str = "inductor"
+    terms: Terms, state: State, feedback: Feedback | None = None, backend: Backend = "inductor"
 ) -> Unrolled:
     """All steps, :data:`CHUNK` at a time; those that are left one by one.
 
