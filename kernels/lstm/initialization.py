@@ -26,6 +26,18 @@ def forget_bias(lstm: nn.LSTM, value: float = 1.0) -> None:
 
 
 @torch.no_grad()
+def chrono_forget(bias: Tensor, longest: int) -> Tensor:
+    """Fill the biases of forget gates as :func:`chrono` says, and return them.
+
+    Raises:
+        ValueError: The longest dependency is not longer than two steps.
+    """
+    if longest <= 2:
+        raise ValueError(f"longest: expected more than 2 steps, found {longest}")
+    return bias.uniform_(1, longest - 1).log_()
+
+
+@torch.no_grad()
 def chrono(lstm: nn.LSTM, longest: int) -> None:
     r"""Spread the time scales of memory up to the longest dependency.
 
@@ -37,11 +49,8 @@ def chrono(lstm: nn.LSTM, longest: int) -> None:
     Raises:
         ValueError: The longest dependency is not longer than two steps.
     """
-    if longest <= 2:
-        raise ValueError(f"longest: expected more than 2 steps, found {longest}")
     i, f, _, _ = _gates(lstm, "bias_ih")
-    f.uniform_(1, longest - 1).log_()
-    i.copy_(-f)
+    i.copy_(-chrono_forget(f, longest))
     for other in _gates(lstm, "bias_hh")[:2]:
         other.zero_()
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kernels.lstm.analytic import Norms
+from kernels.lstm.initialization import chrono_forget
 from kernels.lstm.settings import LSTMSettings
 from kernels.lstm.statics import Statics
 from kernels.lstm.tape import EPS
@@ -89,6 +90,7 @@ class Recurrence(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw matrices uniformly within 1 / sqrt(H), as torch does; forget gates start open."""
+        longest = self.settings.longest
         bound = self.settings.hidden**-0.5
         for name, parameter in self.named_parameters(recurse=False):
             if not name.startswith("gain"):
@@ -96,7 +98,12 @@ class Recurrence(nn.Module):
         if self.settings.variant == "film" and self.modulation is not None:
             nn.init.zeros_(self.modulation)  # FiLM starts as the identity
         with torch.no_grad():
-            torch.split(self.bias, self.settings.hidden)[-3].fill_(1.0)
+            *i, f, _, _ = torch.split(self.bias, self.settings.hidden)
+            f.fill_(1.0)
+            if longest:
+                chrono_forget(f, longest)
+                for gate in i:  # none where it is static
+                    gate.copy_(-f)
 
     @property
     def weights(self) -> Weights:

@@ -37,6 +37,8 @@ class LSTMSettings:
         layer_norm: Normalize the input's and the recurrent gate sums (Ba et al. 2016).
         normalize_cell: With ``layer_norm``, also the cell state before its tanh.
         input_norm: Batch normalization of the dynamic features over samples and steps.
+        longest: Steps of the longest memory, for chrono initialization (the input gate's part of it
+            too, where that is not static); with 0 forget biases are 1.
         initial_state: The static features also make the first h and c; otherwise those are zero.
         static_hidden: Width of the static network.
         static_norm: Batch normalization in the static network.
@@ -59,6 +61,7 @@ class LSTMSettings:
     layer_norm: bool = False
     normalize_cell: bool = True
     input_norm: bool = False
+    longest: int = 0
     initial_state: bool = True
     static_hidden: int = 32
     static_norm: bool = False
@@ -78,6 +81,8 @@ class LSTMSettings:
                 f"variant {self.variant} with initial_state={self.initial_state} needs static "
                 f"features, found static={self.static}"
             )
+        if self.longest and self.longest <= 2:
+            raise ValueError(f"longest: expected 0 or more than 2 steps, found {self.longest}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected 0 <= p < 1, found {self.dropout}")
         if self.head == "carbon" and self.outputs != 4:

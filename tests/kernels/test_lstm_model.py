@@ -166,6 +166,21 @@ def test_every_parameter_counts() -> None:
         assert all(slope.abs().sum() > 0 for slope in slopes), variant
 
 
+@pytest.mark.parametrize("variant", ["concat", "ea_lstm"])
+def test_memory_starts_open_or_as_long_as_is_asked(variant: Any) -> None:
+    sizes: dict[str, Any] = {"dynamic": 3, "static": 3, "outputs": 2, "variant": variant}
+    plain, chrono = (
+        StaticDynamicLSTM(LSTMSettings(**sizes, hidden=512, longest=longest)).recurrence
+        for longest in (0, 1000)
+    )
+    *_, f, _, _ = plain.bias.detach().split(512)
+    assert torch.equal(f, torch.ones(512))
+    *i, f, _, _ = chrono.bias.detach().split(512)
+    assert f.min() >= 0
+    assert 900 < f.max().exp() < 999.1
+    assert all(torch.equal(gate, -f) for gate in i)
+
+
 def test_without_context_a_model_that_hears_nothing_still_predicts() -> None:
     prediction = model()(*inputs(context=0))
     assert prediction.outputs.shape == (B, STEPS, 2)
@@ -199,6 +214,7 @@ def test_a_wrong_call_is_explained(change: dict[str, Any], complaint: str) -> No
         ({"variant": "transformer"}, "variant: expected one of .*ea_lstm.*found transformer"),
         ({"hidden": 0}, "hidden: expected at least 1, found 0"),
         ({"static": 0}, "variant concat .* needs static features"),
+        ({"longest": 2}, "longest: expected 0 or more than 2 steps, found 2"),
         ({"dropout": 1.0}, "dropout: expected 0 <= p < 1, found 1.0"),
         ({"head": "carbon"}, "the carbon head has 4 outputs"),
     ],
