@@ -173,9 +173,9 @@ def test_memory_starts_open_or_as_long_as_is_asked(variant: Any) -> None:
         StaticDynamicLSTM(LSTMSettings(**sizes, hidden=512, longest=longest)).recurrence
         for longest in (0, 1000)
     )
-    *_, f, _, _ = plain.bias.detach().split(512)
+    *_, f, _, _ = torch.split(plain.bias.detach(), 512)
     assert torch.equal(f, torch.ones(512))
-    *i, f, _, _ = chrono.bias.detach().split(512)
+    *i, f, _, _ = torch.split(chrono.bias.detach(), 512)
     assert f.min() >= 0
     assert 900 < f.max().exp() < 999.1
     assert all(torch.equal(gate, -f) for gate in i)
