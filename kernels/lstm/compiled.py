@@ -18,9 +18,8 @@ from kernels.lstm.feedback import Feedback
 from kernels.lstm.stepping import State, unroll_steps
 from kernels.lstm.terms import Terms
 
-CHUNK = 5
-"""Steps a chunk: about a minute to compile with inductor on the CPU."""
-
+CHUNK = 3
+"""Steps a chunk. Compiling takes time in proportion: with five it is over a minute on a CPU."""
 
 Backend = str | Callable[..., Any]
 

@@ -114,7 +114,7 @@ def test_a_drive_of_other_gates_or_type_is_refused() -> None:
 # The tracer asks every tensor for its gradient, and means to hide what that warns of.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_compiled_chunks_agree_with_the_step_loop() -> None:
-    """Seven steps: a chunk, and two that are left. Without a code generator, to be quick."""
+    """Seven steps: two chunks, and one step that is left. Without a code generator, to be quick."""
     made = model(variant="attention_film", layer_norm=True, autoregressive=True)
     given = inputs(context=1)
     x = torch.cat((given.context_x, given.future_known), dim=1).transpose(0, 1)
