@@ -1,0 +1,69 @@
+"""Carbon fluxes add up to the last bit and have the signs that they must."""
+
+import pytest
+import torch
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+from support.lstm import inputs, model
+
+from kernels.lstm import CarbonHead, FluxScale, ecosystem_exchange, mass_residual
+
+SCALE = FluxScale(torch.tensor([5.0, 2.5, 0.4, 2.1]), torch.tensor([3.0, 1.6, 1.2, 0.9]))
+
+
+@settings(deadline=None)
+@drawn(
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    size=st.floats(0.01, 1e3),
+    seed=st.integers(0, 2**31),
+)
+def test_fluxes_add_up_exactly_whatever_the_network_says(
+    dtype: torch.dtype, size: float, seed: int
+) -> None:
+    head = CarbonHead(8, SCALE).to(dtype)
+    hidden = size * torch.randn(50, 8, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    fluxes = head(hidden)
+    gpp, npp, nep, rh = fluxes.unbind(-1)
+    assert torch.equal(nep, npp - rh)
+    assert not mass_residual(fluxes).any()
+    assert (gpp >= 0).all()
+    assert (rh >= 0).all()
+    assert ((npp >= 0) & (npp <= gpp)).all()
+
+
+def test_four_heads_of_their_own_do_not_add_up() -> None:
+    fluxes = torch.tensor([[2.0, 1.0, 0.3, 0.5]])
+    torch.testing.assert_close(mass_residual(fluxes), torch.tensor([0.2]))
+
+
+def test_eddy_covariance_sees_respiration_and_the_loss_to_the_air() -> None:
+    found = ecosystem_exchange(torch.tensor([2.0, 1.0, 0.25, 0.75]))
+    assert torch.equal(found, torch.tensor([2.0, 1.75, -0.25]))
+    gpp, reco, nee = found.unbind(-1)
+    assert nee == reco - gpp
+
+
+def test_the_scale_travels_with_the_weights_and_is_what_is_heard() -> None:
+    head = CarbonHead(8)
+    head.load_state_dict(CarbonHead(8, SCALE).state_dict())
+    assert not head.normalize(SCALE.mean).any()
+    torch.testing.assert_close(head.normalize(SCALE.mean + SCALE.deviation), torch.ones(4))
+
+
+@pytest.mark.parametrize("broken", [torch.ones(3), torch.zeros(4)])
+def test_a_scale_that_is_none_is_refused(broken: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="means and positive deviations of GPP, NPP, NEP and Rh"):
+        CarbonHead(8, FluxScale(torch.zeros(4), broken))
+
+
+def test_a_free_run_of_the_carbon_head_hears_its_own_fluxes() -> None:
+    """A free run is a teacher-forced one whose teacher says what the model said."""
+    made = model(outputs=4, head="carbon", autoregressive=True)
+    assert isinstance(made.head, CarbonHead)
+    made.head.set_scale(SCALE)
+    given = inputs(outputs=4)
+    free = made(*given)
+    assert not mass_residual(free.outputs).any()
+    forced = made(*given._replace(target=free.outputs), teacher_forcing=1.0)
+    torch.testing.assert_close(forced.outputs, free.outputs, rtol=0, atol=1e-12)
