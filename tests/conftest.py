@@ -13,6 +13,8 @@ import pytest
 from cluster.slurmbox import SlurmBox, SlurmUnavailableError, require_available
 
 
+# Before pytest-xdist's own, which reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For `pytest -n 2 --dist loadgroup`: the files on Slurm share one process, hence one box.
 

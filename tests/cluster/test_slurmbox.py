@@ -270,11 +270,13 @@ def test_a_box_that_never_was_is_down(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slurm
-def test_a_directory_with_something_else_is_left_alone(slurmbox: SlurmBox, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").touch()
+def test_a_directory_with_something_else_is_left_alone(slurmbox: SlurmBox) -> None:
+    home = slurmbox.directory / "home"  # the path of a test's own directory may be too long
+    home.mkdir()
+    (home / "thesis.tex").touch()
     with pytest.raises(SlurmBoxError, match="holds no Slurm box"):
-        SlurmBox(tmp_path).up()
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+        SlurmBox(home).up()
+    assert [path.name for path in home.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.slurm
