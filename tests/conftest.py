@@ -13,9 +13,9 @@ import pytest
 from cluster.slurmbox import SlurmBox, SlurmUnavailableError, require_available
 
 
-# Before pytest-xdist's own, which reads the groups.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# A wrapper, to come before pytest-xdist's own, which reads the groups.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """For `pytest -n 2 --dist loadgroup`: the files on Slurm share one process, hence one box.
 
     Most of their time is spent waiting for Slurm, and the other files run beside them,
@@ -23,8 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     on_slurm = {item.path for item in items if item.get_closest_marker("slurm")}
     for item in items:
-        group = "slurm" if item.path in on_slurm else item.path.as_posix()
+        group = "slurm" if item.path in on_slurm else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
+    yield
 
 
 @pytest.fixture(scope="session")
