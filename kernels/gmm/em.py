@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.gmm.gridded import Gridded
+from kernels.gmm.gridded import Gridded, Kind
 from kernels.gmm.mixture import (
     Mixture,
     log_component_densities,
@@ -33,8 +33,13 @@ class SigmaBounds(NamedTuple):
 def sigma_bounds(gridded: Gridded) -> SigmaBounds:
     """Bounds that the grid and the meaning of its values set: the grid's whole width above."""
     width = gridded.edges.diff(dim=-1).amin(dim=-1, keepdim=True)
-    factor = POINT_FLOOR if gridded.kind == "point_density" else CELL_FLOOR
-    return SigmaBounds(factor * width, gridded.edges[..., -1:] - gridded.edges[..., :1])
+    spread = gridded.edges[..., -1:] - gridded.edges[..., :1]
+    return SigmaBounds(sigma_floor(gridded.kind) * width, spread)
+
+
+def sigma_floor(kind: Kind) -> float:
+    """Least sigma in widths of the narrowest cell."""
+    return POINT_FLOOR if kind == "point_density" else CELL_FLOOR
 
 
 class _Sums(NamedTuple):

@@ -18,13 +18,13 @@ from kernels.gmm.em import SigmaBounds
 from kernels.gmm.fused_cells import (
     TINY,
     Work,
-    copy,
     evaluate,
     far_sums,
     maximize,
     moment_sums,
     work_for,
 )
+from kernels.gmm.fused_grid import copy
 from kernels.gmm.fused_normal import Array, compiled, jit
 from kernels.gmm.fused_scoring import advance, damped_step
 from kernels.gmm.gridded import Gridded

@@ -11,6 +11,7 @@ import numpy as np
 
 from kernels.gmm.fused_normal import (
     DENSITY,
+    LEAST_EXPONENT,
     Array,
     at_edges,
     compiled,
@@ -41,7 +42,8 @@ class Work(NamedTuple):
     scaled: Array  # (N)
     matrix: Array  # (3K, 3K)
     factor: Array  # (3K, 3K)
-    gradient: Array  # (3K)
+    diagonal: Array  # (3K), added to the matrix
+    gradient: Array  # (3K), of minus the divergence
     step: Array  # (3K)
 
 
@@ -63,36 +65,46 @@ def work_for(k: int, n: int) -> Work:
         np.empty((3 * k, 3 * k)),
         np.empty(3 * k),
         np.empty(3 * k),
+        np.empty(3 * k),
     )
 
 
 @compiled
-def _component(edges: Array, state: Array, k: int, work: Work) -> None:
+def _component(edges: Array, state: Array, k: int, least: float, work: Work) -> None:
     """Masses of one component, added to the total."""
-    z, tail, joint, total = work.z[k], work.tail[k], work.joint[k], work.total
-    at_edges(edges, state[1, k], math.exp(-state[2, k]), z, work.phi[k], tail)
+    z, tail, joint, total, n = work.z[k], work.tail[k], work.joint[k], work.total, len(edges) - 1
+    at_edges(edges, state[1, k], math.exp(-state[2, k]), least, z, work.phi[k], tail)
     weight = math.exp(state[0, k])
-    for i in range(len(total)):
+    for i in range(n):
         joint[i] = weight * (tail[i + 1] - tail[i])
     below = 0
-    for j in range(len(z)):
+    for j in range(n + 1):
         below += z[j] < 0
-    if 0 < below < len(z):
+    if 0 < below < n + 1:
         joint[below - 1] += weight
-    for i in range(len(total)):
+    for i in range(n):
         total[i] += joint[i]
 
 
+@compiled
+def model_masses(edges: Array, state: Array, floor: float, least: float, work: Work) -> None:
+    """Masses of the cells, and a floor; exponents are cut at ``least``."""
+    for i in range(len(edges) - 1):
+        work.total[i] = floor
+    for k in range(state.shape[1]):
+        _component(edges, state, k, least, work)
+
+
 @compiled_sums
-def _divergence(masses: Array, work: Work) -> float:
+def divergence(masses: Array, work: Work) -> float:
     """Sum of w log(w / p) over the cells that are near; w / p is kept."""
-    total, ratio, scaled = work.total, work.ratio, work.scaled
-    for i in range(len(total)):
+    total, ratio, scaled, n = work.total, work.ratio, work.scaled, len(masses)
+    for i in range(n):
         near = total[i] > FAR
         ratio[i] = masses[i] / max(total[i], FAR) if near else 0.0
         scaled[i] = masses[i] * fast_log(max(ratio[i], TINY)) if near else 0.0
     kl = 0.0
-    for i in range(len(total)):
+    for i in range(n):
         kl += scaled[i]
     return kl
 
@@ -100,11 +112,8 @@ def _divergence(masses: Array, work: Work) -> float:
 @compiled
 def evaluate(masses: Array, edges: Array, state: Array, work: Work) -> float:
     """Binned divergence of a state (3, K): log weights, means, log sigmas."""
-    for i in range(len(masses)):
-        work.total[i] = 0.0
-    for k in range(state.shape[1]):
-        _component(edges, state, k, work)
-    kl = _divergence(masses, work)
+    model_masses(edges, state, 0.0, LEAST_EXPONENT, work)
+    kl = divergence(masses, work)
     for i in range(len(masses)):
         if work.total[i] <= FAR and masses[i] > NEGLIGIBLE:
             kl += masses[i] * (math.log(masses[i]) - _far_log_mass(edges, state, i))
@@ -203,10 +212,3 @@ def maximize(state: Array, low: float, high: float, sums: Array, out: Array) -> 
             spread = max(1.0 + sums[2, k] / mass - shift * shift, TINY)
             out[1, k] += shift * math.exp(state[2, k])
             out[2, k] = min(max(state[2, k] + 0.5 * math.log(spread), low), high)
-
-
-@compiled
-def copy(source: Array, target: Array) -> None:
-    for i in range(source.shape[0]):
-        for k in range(source.shape[1]):
-            target[i, k] = source[i, k]

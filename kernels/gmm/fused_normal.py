@@ -33,6 +33,16 @@ def compiled_sums(function: F) -> F:
     return result
 
 
+def kept(entry: F) -> F:
+    """Compile what is called from Python, and keep the code on disk where that can be written."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        result: F = jit(cache=True, **options)(entry)
+    except RuntimeError:  # nowhere to write
+        result = jit(**options)(entry)
+    return result
+
+
 def _cast_bits(context: Any, value: Any) -> Any:
     """Typing and code of a float64's bits as an integer."""
 
@@ -86,12 +96,12 @@ _LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10
 _ROUND = 6755399441055744.0  # 1.5 * 2**52: what is added to it is rounded to an integer
 _E = tuple(1 / math.factorial(n) for n in range(13))
 DENSITY = 1 / math.sqrt(2 * math.pi)
-#: Exponents are cut here, before float64 underflows.
+#: Where exponents are cut at the latest, before float64 underflows.
 LEAST_EXPONENT = -690.0
 
 
 @compiled
-def _exp(x: float) -> float:
+def fast_exp(x: float) -> float:
     """Exponential of x in [-700, 0]."""
     shifted = x * _LOG2_E + _ROUND
     n = shifted - _ROUND
@@ -113,11 +123,16 @@ def scaled_tail(t: float) -> float:
 
 
 @compiled
-def at_edges(edges: Array, mean: float, rate: float, z: Array, phi: Array, tail: Array) -> None:
-    """Standard edges, the normal density there, and the smaller tail, negative above the mean."""
+def at_edges(
+    edges: Array, mean: float, rate: float, least: float, z: Array, phi: Array, tail: Array
+) -> None:
+    """Standard edges, the normal density there, and the smaller tail, negative above the mean.
+
+    Exponents are cut at ``least``.
+    """
     for j in range(len(edges)):
         x = (edges[j] - mean) * rate
-        q = _exp(max(-0.5 * x * x, LEAST_EXPONENT))
+        q = fast_exp(max(-0.5 * x * x, least))
         r = q * scaled_tail(abs(x))
         z[j] = x
         phi[j] = DENSITY * q

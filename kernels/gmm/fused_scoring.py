@@ -14,17 +14,18 @@ from kernels.gmm.fused_normal import Array, compiled, compiled_sums
 
 
 @compiled_sums
-def _dot(a: Array, b: Array) -> float:
+def dot(a: Array, b: Array, n: int) -> float:
+    """Sum of the first n products."""
     total = 0.0
-    for i in range(len(a)):
+    for i in range(n):
         total += a[i] * b[i]
     return total
 
 
 @compiled
-def _slopes(masses: Array, state: Array, work: Work) -> None:
+def slopes(n: int, state: Array, work: Work) -> None:
     """Derivatives of log p by log weight, mean in sigmas, and log sigma; zero in far cells."""
-    n, k = len(masses), state.shape[1]
+    k = state.shape[1]
     for i in range(n):
         work.scaled[i] = 1.0 / max(work.total[i], FAR)
     for c in range(k):
@@ -39,6 +40,17 @@ def _slopes(masses: Array, state: Array, work: Work) -> None:
 
 
 @compiled
+def outer_products(weights: Array, n: int, work: Work) -> None:
+    """Weighted sum of the outer products of the slopes, its lower half."""
+    for a in range(len(work.step)):
+        row, scaled = work.slopes[a], work.scaled
+        for i in range(n):
+            scaled[i] = row[i] * weights[i]
+        for b in range(a + 1):
+            work.matrix[a, b] = dot(scaled, work.slopes[b], n)
+
+
+@compiled
 def _curvature(masses: Array, state: Array, curve: float, work: Work) -> None:
     """Gradient and curvature of the divergence; curve 0 is scoring, 1 Newton's.
 
@@ -46,19 +58,14 @@ def _curvature(masses: Array, state: Array, curve: float, work: Work) -> None:
     of all log weights: it fixes that gauge, and leaves the step as it is.
     """
     k, matrix, sums = state.shape[1], work.matrix, work.sums
-    _slopes(masses, state, work)
-    for a in range(3 * k):
-        row, scaled = work.slopes[a], work.scaled
-        for i in range(len(masses)):
-            scaled[i] = row[i] * masses[i]
-        for b in range(a + 1):
-            matrix[a, b] = _dot(scaled, work.slopes[b])
+    slopes(len(masses), state, work)
+    outer_products(masses, len(masses), work)
     for c in range(k):
         m, s = k + c, 2 * k + c
         mass, first, second = sums[0, c], sums[1, c], sums[2, c]
         third, fourth = sums[3, c], sums[4, c]
         weight = math.exp(state[0, c])
-        work.gradient[c], work.gradient[m], work.gradient[s] = weight - mass, -first, -second
+        work.gradient[c], work.gradient[m], work.gradient[s] = mass - weight, first, second
         matrix[c, c] += curve * (weight - mass)
         matrix[m, c] -= curve * first
         matrix[s, c] -= curve * second
@@ -73,7 +80,7 @@ def _hold_bounds(state: Array, low: float, high: float, work: Work) -> None:
     k = state.shape[1]
     for i in range(2 * k, 3 * k):
         value, slope = state[2, i - 2 * k], work.gradient[i]
-        if (value <= low and slope > 0) or (value >= high and slope < 0):
+        if (value <= low and slope < 0) or (value >= high and slope > 0):
             work.gradient[i] = 0.0
             for j in range(3 * k):
                 work.matrix[max(i, j), min(i, j)] = 0.0
@@ -81,8 +88,8 @@ def _hold_bounds(state: Array, low: float, high: float, work: Work) -> None:
 
 
 @compiled
-def _solve(work: Work, damping: float) -> bool:
-    """Solve (A + damping) step = -gradient by Cholesky; False where that is not positive."""
+def solve(work: Work, least: float) -> bool:
+    """Solve (matrix + diagonal) step = gradient by Cholesky; False where a pivot is too small."""
     factor, step = work.factor, work.step
     n = len(step)
     for i in range(n):
@@ -92,12 +99,12 @@ def _solve(work: Work, damping: float) -> bool:
                 value -= factor[i, c] * factor[j, c]
             if j < i:
                 factor[i, j] = value * factor[j, j]
-        value += damping
-        if not value > SINGULAR:
+        value += work.diagonal[i]
+        if not value > least:
             return False
         factor[i, i] = 1.0 / math.sqrt(value)
     for i in range(n):
-        value = -work.gradient[i]
+        value = work.gradient[i]
         for c in range(i):
             value -= factor[i, c] * step[c]
         step[i] = value * factor[i, i]
@@ -133,6 +140,8 @@ def damped_step(
     """Find the step; returns the damping that it took, and the decrease that it promises."""
     _curvature(masses, state, CURVE, work)
     _hold_bounds(state, low, high, work)
-    while not _solve(work, damping) and damping < MOST_DAMPING:
+    work.diagonal[:] = damping
+    while not solve(work, SINGULAR) and damping < MOST_DAMPING:
         damping = max(4 * damping, LEAST_DAMPING)
-    return damping, -_dot(work.gradient, work.step)
+        work.diagonal[:] = damping
+    return damping, dot(work.gradient, work.step, len(work.step))

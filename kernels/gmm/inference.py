@@ -1,18 +1,20 @@
-"""Inference with a trained refiner: a batched network, then the compiled blocks."""
+"""Inference with a trained refiner, compiled, one density after another."""
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
+from kernels.gmm.em import sigma_floor
 from kernels.gmm.fused_normal import Array
 from kernels.gmm.fused_refiner import Rules, refine_all
-from kernels.gmm.gridded import Gridded, Standardization
+from kernels.gmm.fused_start import Network
+from kernels.gmm.gridded import Gridded
+from kernels.gmm.initnet import InitNet
 from kernels.gmm.mixture import Mixture
 from kernels.gmm.refiner import Refiner
-from kernels.gmm.transform import ParameterTransform
 
 #: Runs of cells that hold less than this are fitted as one: an empty cell costs what others do.
 MERGED = 1e-9
-#: Densities at a time: the features of more would leave the cache.
-_CHUNK = 4096
 
 
 def infer(
@@ -36,39 +38,42 @@ def infer(
         merged: Fit runs of cells with less mass as one cell; negative for never.
 
     Returns:
-        (B, K), float64, means in order. NaN where the masses are not finite.
+        (B, K), float64, means in order. NaN where the masses are not finite. The same to the bit
+        in any batch.
+
+    Raises:
+        ValueError: No components, or more than MAX_COMPONENTS.
     """
-    k, size = components, len(gridded.masses)
-    rules = Rules(_table(refiner), steps, enough, merged)
-    parts = [
-        _infer(refiner, gridded.rows(torch.arange(start, min(start + _CHUNK, size))), k, rules)
-        for start in range(0, size, _CHUNK)
-    ]
-    return Mixture(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    network = _network(refiner.start, components)
+    rules = Rules(_table(refiner), steps, enough, merged, sigma_floor(gridded.kind))
+    out = np.empty((len(gridded.masses), 3, components))
+    refine_all(_array(gridded.masses), _array(gridded.edges), network, rules, out)
+    return Mixture(*torch.from_numpy(out).unbind(1))
 
 
-@torch.no_grad()
-def _infer(refiner: Refiner, gridded: Gridded, components: int, rules: Rules) -> Mixture:
-    gridded = gridded.to(torch.float64)
-    standard = Standardization.of(gridded)
-    inside = standard.forward(gridded)
-    transform = ParameterTransform.of(inside)
-    start, dampings = refiner.start(inside, components, transform)
-    limits = torch.cat([tensor.expand(len(inside.masses), 1) for tensor in transform], dim=-1)
-    theta = torch.stack([start.log_weights, start.means, start.sigmas.log()], dim=1).numpy()
-    refine_all(
-        inside.edges.numpy(),
-        inside.masses.numpy(),
-        theta,
-        dampings.double().numpy(),
-        limits.numpy(),
-        rules,
+def _network(start: InitNet, components: int) -> Network:
+    head = start.head(components)
+    count = start.count.weight[components - 1]
+    return Network(
+        _array(start.normal),
+        _array(torch.special.ndtr(start.normal)),
+        _array(start.places),
+        *(_array(start.first.weight.T), _array(start.first.bias + count)),
+        *_weights(start.second),
+        *_weights(head),
     )
-    weights, means, log_sigmas = torch.from_numpy(theta).unbind(1)
-    return standard.inverse(Mixture(weights, means, log_sigmas.exp()))
+
+
+def _weights(layer: nn.Linear) -> tuple[Array, Array]:
+    return _array(layer.weight.T), _array(layer.bias)
 
 
 def _table(refiner: Refiner) -> Array:
-    rows = [torch.cat([b.damping, b.longest[None], b.step_sizes]) for b in refiner.steps]
-    table: Array = torch.stack(rows).detach().double().numpy()
-    return table
+    with torch.no_grad():
+        rows = [torch.cat([b.damping, b.longest[None], b.step_sizes]) for b in refiner.steps]
+        return _array(torch.stack(rows))
+
+
+def _array(tensor: Tensor) -> Array:
+    """In float64, rows together."""
+    return np.ascontiguousarray(tensor.detach().numpy(), np.float64)

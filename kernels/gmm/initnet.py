@@ -1,6 +1,7 @@
 """The learned start: one network for all grids and all numbers of components."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,16 @@ class InitNet(nn.Module):
             dim=-1,
         )
 
+    def head(self, components: int) -> nn.Linear:
+        """The last layer for a number of components.
+
+        Raises:
+            ValueError: None, or more than MAX_COMPONENTS.
+        """
+        if not 1 <= components <= MAX_COMPONENTS:
+            raise ValueError(f"components are 1 to {MAX_COMPONENTS}, found {components}")
+        return cast(nn.Linear, self.heads[components - 1])
+
     def forward(
         self, gridded: Gridded, components: int, transform: ParameterTransform
     ) -> tuple[Mixture, Tensor]:
@@ -66,12 +77,11 @@ class InitNet(nn.Module):
         Raises:
             ValueError: No components, or more than MAX_COMPONENTS.
         """
-        if not 1 <= components <= MAX_COMPONENTS:
-            raise ValueError(f"components are 1 to {MAX_COMPONENTS}, found {components}")
+        head = self.head(components)
         cdf, k = cumulative(gridded), components
         features = self.features(gridded, cdf).to(self.first.weight.dtype)
         hidden = silu(self.first(features) + self.count.weight[k - 1])
-        out = self.heads[k - 1](silu(self.second(hidden)))
+        out = head(silu(self.second(hidden)))
         places, weights, scales, dampings = out.tensor_split([k + 1, 2 * k + 1, 3 * k + 1], dim=-1)
         levels = bounded(places, 5.0).softmax(dim=-1).cumsum(dim=-1)[:, :-1]
         start = Mixture(

@@ -10,6 +10,7 @@ from kernels.gmm.fisher import Scores, scores, solve
 from kernels.gmm.gridded import Gridded, Standardization
 from kernels.gmm.initnet import InitNet
 from kernels.gmm.mixture import Mixture
+from kernels.gmm.orientation import Orientation
 from kernels.gmm.transform import ParameterTransform
 
 #: Added to the log damping for each step in a row that was taken back.
@@ -106,6 +107,8 @@ class Refiner(nn.Module):
         """The start and the mixture after each block, in the coordinates of the densities."""
         standard = Standardization.of(gridded)
         inside = standard.forward(gridded)
+        orientation = Orientation.of(inside)
+        inside = orientation.forward(inside)
         transform = ParameterTransform.of(inside)
         m, dampings = self.start(inside, components, transform)
         result, best, at = [m], m, scores(inside, m)
@@ -119,7 +122,7 @@ class Refiner(nn.Module):
             best = Mixture(*(_keep(worse, old, own) for old, own in zip(best, m, strict=True)))
             at = Scores(*(_keep(worse, old, own) for old, own in zip(at, new, strict=True)))
             result.append(best)
-        return [standard.inverse(m) for m in result]
+        return [standard.inverse(orientation.inverse(m)) for m in result]
 
 
 def _keep(which: Tensor, old: Tensor, new: Tensor) -> Tensor:
