@@ -4,177 +4,176 @@ The first call compiles, and keeps the code in NUMBA_CACHE_DIR if that is set, b
 or, where that is read-only, in the user's cache; where none can be written, every process compiles.
 """
 
-import hashlib
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from kernels.gmm.acceleration import LEAST_DAMPING, LEAST_LOG_WEIGHT, mixture_of
-from kernels.gmm.descent import Descent, Method, prepare
-from kernels.gmm.em import SigmaBounds
-from kernels.gmm.fused_cells import (
-    TINY,
-    Work,
-    evaluate,
-    far_sums,
-    maximize,
-    moment_sums,
-    work_for,
+from kernels.gmm.acceleration import LEAST_LOG_WEIGHT
+from kernels.gmm.descent import Descent, Method
+from kernels.gmm.em import SigmaBounds, sigma_bounds
+from kernels.gmm.fused_cells import Work, work_for
+from kernels.gmm.fused_descent import METHODS, Memory, Plan, Task, descend_row
+from kernels.gmm.fused_grid import (
+    accumulate,
+    copy,
+    finite,
+    interpolate,
+    revision,
+    sort_components,
+    standardize,
 )
-from kernels.gmm.fused_grid import copy
-from kernels.gmm.fused_normal import Array, compiled, jit
-from kernels.gmm.fused_scoring import advance, damped_step
+from kernels.gmm.fused_normal import Array, compiled, kept
 from kernels.gmm.gridded import Gridded
 from kernels.gmm.mixture import Mixture
+from kernels.gmm.start import FIRST, LATER_DAMPING, SECOND, recipes
 
-METHODS = ("em", "squarem", "scoring")
-_EM, _SQUAREM, _SCORING = range(3)
-
-
-class _Task(NamedTuple):
-    """What is fitted, and how far."""
-
-    masses: Array  # (N)
-    edges: Array  # (N+1)
-    low: float  # bounds of log sigma
-    high: float
-    method: int
-    warm: int  # EM steps before the first of scoring
-    budget: int  # evaluations
-    tolerance: float  # of the divergence
+#: Of the first descents, as :func:`descend` has them by default.
+_WARM, _DAMPING = 2, 0.1
 
 
-class _Memory(NamedTuple):
-    """States (3, K) of a descent."""
+class _Tries(NamedTuple):
+    """What several starts lead to."""
 
-    trial: Array  # evaluated next
-    em: Array  # the EM step from the state: what is taken where a trial fails
-    start: Array  # the state before the last step
+    cdf: Array  # (N+1), at the edges
+    states: Array  # (S, 3, K), of the starts
+    kl: Array  # (S)
+    better: Array  # (S, 3, K), of those that went on, best first
+    better_kl: Array  # (S)
 
 
 @compiled
-def _extrapolate(task: _Task, start: Array, first: Array, second: Array, out: Array) -> None:
-    """The squared extrapolation of two EM steps, with its third step length."""
-    r = v = 0.0
-    for i in range(3):
-        for k in range(start.shape[1]):
-            step = first[i, k] - start[i, k]
-            r += step * step
-            v += (second[i, k] - first[i, k] - step) ** 2
-    length = max(1.0, math.sqrt(r / max(v, TINY)))
+def _enter(mixture: Array, shift: float, scale: float, low: float, high: float) -> None:
+    """Log weights, means and sigmas (3, K) become a state in standard coordinates."""
     total = 0.0
-    for k in range(start.shape[1]):
-        for i in range(3):
-            step = first[i, k] - start[i, k]
-            bend = second[i, k] - first[i, k] - step
-            out[i, k] = start[i, k] + 2 * length * step + length * length * bend
-        out[0, k] = min(max(out[0, k], LEAST_LOG_WEIGHT), 0.0)
-        out[2, k] = min(max(out[2, k], task.low), task.high)
-        total += math.exp(out[0, k])
-    for k in range(start.shape[1]):
-        out[0, k] -= math.log(total)
+    for c in range(mixture.shape[1]):
+        mixture[0, c] = max(mixture[0, c], LEAST_LOG_WEIGHT)
+        total += math.exp(mixture[0, c])
+    for c in range(mixture.shape[1]):
+        mixture[0, c] -= math.log(total)
+        mixture[1, c] = (mixture[1, c] - shift) / scale
+        mixture[2, c] = min(max(math.log(mixture[2, c] / scale), low), high)
 
 
 @compiled
-def _descend(
-    task: _Task, state: Array, damping: float, work: Work, memory: _Memory, result: Array
-) -> None:
-    """Fit in place. A round evaluates an EM step, which is safe, or a bolder trial.
-
-    The result is divergence, evaluations, bold trials taken, and whether it converged.
-    """
-    trial, em, start = memory
-    copy(state, trial)
-    copy(state, em)
-    kl, used, accepted, phase, bold, done = np.inf, 0, 0, 0, False, False
-    while used < task.budget and not done:
-        ahead = evaluate(task.masses, task.edges, trial, work)
-        used += 1
-        if bold and not ahead <= kl:
-            copy(em, trial)
-            bold, phase = False, 0
-            damping = max(8 * damping, LEAST_DAMPING)
-            continue
-        done = kl - ahead <= task.tolerance and not bold and task.method != _SCORING
-        accepted, damping = accepted + bold, (damping / 4 if bold else damping)
-        copy(state, start)
-        copy(trial, state)
-        kl = ahead
-        if used == task.budget:
-            break
-        moment_sums(state, work)
-        far = far_sums(task.masses, task.edges, state, work) > 0
-        maximize(state, task.low, task.high, work.sums, em)
-        bold = phase == 1 or (task.method == _SCORING and used > task.warm and not far)
-        phase = 1 - phase if task.method == _SQUAREM else 0
-        if task.method == _SCORING and bold:
-            damping, promise = damped_step(task.masses, state, task.low, task.high, damping, work)
-            done = promise <= task.tolerance
-            advance(state, task.low, task.high, work, trial)
-        elif bold:
-            _extrapolate(task, start, state, em, trial)
-        else:
-            copy(em, trial)
-    result[0], result[1], result[2], result[3] = kl, used, accepted, done
+def _leave(state: Array, shift: float, scale: float, mixture: Array) -> None:
+    """And back."""
+    for c in range(state.shape[1]):
+        mixture[0, c] = state[0, c]
+        mixture[1, c] = state[1, c] * scale + shift
+        mixture[2, c] = math.exp(state[2, c]) * scale
 
 
 @compiled
-def _finite(masses: Array, state: Array) -> bool:
-    total = 0.0
-    for i in range(len(masses)):
-        total += masses[i]
-    for k in range(state.shape[1]):
-        total += state[0, k] + state[1, k] + state[2, k]
-    return math.isfinite(total)
+def _begin(task: Task, recipe: Array, cdf: Array, state: Array) -> None:
+    """As ``start.quantile_start`` does."""
+    k, width = state.shape[1], recipe[1]
+    interpolate(cdf, task.edges, recipe[0], state[1])
+    for c in range(k):
+        sigma = abs(width[c])
+        if width[c] < 0 and k > 1:
+            first, last = max(c - 1, 0), min(c + 1, k - 1)
+            sigma *= (state[1, last] - state[1, first]) / (last - first)
+        state[0, c] = -math.log(k)
+        least = max(sigma, 2 * math.exp(task.low))
+        state[2, c] = min(max(math.log(least), task.low), task.high)
+
+
+@compiled
+def _take_least(values: Array) -> int:
+    """Index of the least value, which is then out of the race."""
+    least = 0
+    for i in range(1, len(values)):
+        if values[i] < values[least]:
+            least = i
+    values[least] = np.inf
+    return least
+
+
+@compiled
+def _solve(
+    task: Task,
+    plan: Plan,
+    recipes: Array,
+    tries: _Tries,
+    work: Work,
+    memory: Memory,
+    result: Array,
+) -> int:
+    """Try the starts, go on with the better ones; the best is the first of ``tries.better``."""
+    count, used = len(recipes), 0
+    first = min(FIRST, plan.budget) if count > 1 else plan.budget
+    trial = Plan(plan.method, plan.warm, first, plan.tolerance, plan.damping)
+    accumulate(task.masses, tries.cdf)
+    for s in range(count):
+        _begin(task, recipes[s], tries.cdf, tries.states[s])
+        descend_row(task, trial, tries.states[s], work, memory, result)
+        tries.kl[s] = result[0]
+        used += int(result[1])
+    later = Plan(plan.method, 0, min(SECOND, plan.budget), plan.tolerance, LATER_DAMPING)
+    for s in range((count + 1) // 2 if count > 2 else 1):
+        copy(tries.states[_take_least(tries.kl)], tries.better[s])
+        if count > 2:
+            descend_row(task, later, tries.better[s], work, memory, result)
+            tries.better_kl[s] = result[0]
+            used += int(result[1])
+    if count > 1:
+        last = Plan(plan.method, 0, plan.budget, plan.tolerance, LATER_DAMPING)
+        best = _take_least(tries.better_kl[: (count + 1) // 2]) if count > 2 else 0
+        copy(tries.better[best], tries.better[0])
+        descend_row(task, last, tries.better[0], work, memory, result)
+        used += int(result[1])
+    sort_components(tries.better[0])
+    return used
 
 
 def _entry(revision: int) -> Any:
-    """The loop over rows, compiled, and kept on disk for as long as the revision is the same.
-
-    The compiler's cache watches one file. But its key holds what a function closes over.
-    """
+    """The loop over rows, compiled, and kept on disk for as long as the revision is the same."""
 
     def fit_rows(
         masses: Array,
         edges: Array,
         bounds: Array,
-        states: Array,
-        plan: tuple[int, int, int, float, float],
+        recipes: Array,
+        plan: Plan,
+        mixtures: Array,
         results: Array,
     ) -> None:
-        """Masses (B, N), edges (B, N+1), bounds (B, 2); states (B, 3, K) and results (B, 4) out."""
-        method, warm, budget, tolerance, damping = plan
-        components = states.shape[2] if revision >= 0 else 0
-        work = work_for(components, masses.shape[1])
-        shape = (3, components)
-        memory = _Memory(np.empty(shape), np.empty(shape), np.empty(shape))
+        """Masses (B, N), edges and bounds (B or 1, ...), recipes (S, 2, K), mixtures (B, 3, K).
+
+        Without recipes the mixtures are the starts. Results are those of a descent, (B, 4).
+        """
+        count, cells = len(recipes), masses.shape[1]
+        k = mixtures.shape[2] if revision >= 0 else 0
+        work, standard = work_for(k, cells), np.empty(cells + 1)
+        memory = Memory(np.empty((3, k)), np.empty((3, k)), np.empty((3, k)))
+        shape = (count, 3, k)
+        tries = _Tries(
+            np.empty(cells + 1), np.empty(shape), np.empty(count), np.empty(shape), np.empty(count)
+        )
         for b in range(len(masses)):
-            if _finite(masses[b], states[b]):
-                low, high = bounds[b, 0], bounds[b, 1]
-                task = _Task(masses[b], edges[b], low, high, method, warm, budget, tolerance)
-                _descend(task, states[b], damping, work, memory, results[b])
+            if not (finite(masses[b]) and (count > 0 or finite(mixtures[b].ravel()))):
+                mixtures[b], results[b, 0] = np.nan, np.nan
+                continue
+            grid = edges[b if len(edges) > 1 else 0]
+            low, high = bounds[b if len(bounds) > 1 else 0]
+            shift, scale = standardize(masses[b], grid, standard)
+            task = Task(masses[b], standard, math.log(low / scale), math.log(high / scale))
+            if count > 0:
+                used = _solve(task, plan, recipes, tries, work, memory, results[b])
+                results[b, 1] = used
+                _leave(tries.better[0], shift, scale, mixtures[b])
             else:
-                results[b, 0] = np.nan
+                _enter(mixtures[b], shift, scale, task.low, task.high)
+                descend_row(task, plan, mixtures[b], work, memory, results[b])
+                _leave(mixtures[b], shift, scale, mixtures[b])
 
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return jit(cache=True, **options)(fit_rows)
-    except RuntimeError:  # nowhere to write
-        return jit(**options)(fit_rows)
+    return kept(fit_rows)
 
 
-def _revision() -> int:
-    """A number that changes with any source that compiled code or its constants come from."""
-    here = Path(__file__).parent
-    sources = [here / "acceleration.py", *sorted(here.glob("fused*.py"))]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
-    return int(digest.hexdigest()[:12], 16)
-
-
-_fit = _entry(_revision())
+_fit_rows = _entry(revision())
 
 
 def descend(
@@ -183,8 +182,8 @@ def descend(
     method: Method = "scoring",
     budget: int = 60,
     tolerance: float = 1e-9,
-    damping: float = 0.1,
-    warm: int = 2,
+    damping: float = _DAMPING,
+    warm: int = _WARM,
     bounds: SigmaBounds | None = None,
 ) -> Descent:
     """Do what :func:`kernels.gmm.descent.descend` does, on one thread of a CPU, in float64.
@@ -192,17 +191,49 @@ def descend(
     Raises:
         ValueError: The method is not compiled, or there is no budget.
     """
+    plan = _plan(method, warm, budget, tolerance, damping)
+    given = torch.stack([tensor.detach().double() for tensor in start], dim=1)
+    return _fit(gridded, np.empty((0, 2, given.shape[2])), plan, _array(given), bounds)
+
+
+def solve(
+    gridded: Gridded,
+    components: int,
+    method: Method = "scoring",
+    starts: int = 4,
+    budget: int = 60,
+    tolerance: float = 1e-9,
+    bounds: SigmaBounds | None = None,
+) -> Descent:
+    """Fit from several starts, as :func:`kernels.gmm.solve.solve` does; evaluations of them all.
+
+    Raises:
+        ValueError: The method is not compiled, or there is no budget.
+    """
+    plan = _plan(method, _WARM, budget, tolerance, _DAMPING)
+    out = np.empty((len(gridded.masses), 3, components))
+    return _fit(gridded, recipes(components, starts), plan, out, bounds)
+
+
+def _plan(method: Method, warm: int, budget: int, tolerance: float, damping: float) -> Plan:
     if method not in METHODS or budget < 1:
         raise ValueError(f"expected a budget and one of {METHODS}, found {budget}, {method!r}")
-    with torch.no_grad():
-        problem = prepare(gridded.to(torch.float64), start.to(torch.float64), bounds)
-    change, scaled, states, limits = problem
-    arrays = [t.contiguous().numpy() for t in (scaled.masses, scaled.edges, limits, states)]
-    results = torch.zeros(len(states), 4, dtype=torch.float64)
-    plan = (METHODS.index(method), warm, budget, float(tolerance), float(damping))
-    _fit(*arrays, plan, results.numpy())
-    fitted = torch.from_numpy(arrays[-1])
-    fitted[results[:, 0].isnan()] = torch.nan
-    kl, used, accepted, converged = results.unbind(dim=-1)
-    mixture = change.inverse(mixture_of(fitted))
+    return Plan(METHODS.index(method), warm, budget, float(tolerance), float(damping))
+
+
+def _fit(
+    gridded: Gridded, recipes: Array, plan: Plan, mixtures: Array, bounds: SigmaBounds | None
+) -> Descent:
+    """Call the compiled loop, which writes the mixtures."""
+    low, high = sigma_bounds(gridded) if bounds is None else bounds
+    limits = np.concatenate(np.broadcast_arrays(_array(low), _array(high)), axis=-1)
+    results = np.zeros((len(mixtures), 4))
+    masses, edges = _array(gridded.masses), _array(gridded.edges)
+    _fit_rows(masses, edges, limits, recipes, plan, mixtures, results)
+    kl, used, accepted, converged = torch.from_numpy(results).unbind(dim=-1)
+    mixture = Mixture(*torch.from_numpy(mixtures).unbind(1))
     return Descent(mixture, kl, used.long(), accepted.long(), converged == 1)
+
+
+def _array(tensor: Tensor) -> Array:
+    return np.ascontiguousarray(tensor.detach().numpy(), np.float64)

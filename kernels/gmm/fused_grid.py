@@ -26,6 +26,17 @@ def copy(source: Array, target: Array) -> None:
 
 
 @compiled
+def sort_components(theta: Array) -> None:
+    """Put the components of a state in the order of their means."""
+    for c in range(1, theta.shape[1]):
+        for d in range(c, 0, -1):
+            if theta[1, d - 1] <= theta[1, d]:
+                break
+            for row in range(3):
+                theta[row, d - 1], theta[row, d] = theta[row, d], theta[row, d - 1]
+
+
+@compiled
 def standardize(masses: Array, edges: Array, out: Array) -> tuple[float, float]:
     """Edges in the coordinates of ``gridded.Standardization``; returns its shift and scale."""
     origin, mean, variance = edges[0], 0.0, 0.0
@@ -83,8 +94,8 @@ def interpolate(x: Array, y: Array, at: Array, out: Array) -> None:
 @compiled
 def narrowest(edges: Array) -> float:
     """Width of the narrowest cell."""
-    least = edges[1] - edges[0]
-    for i in range(1, len(edges) - 1):
+    least = math.inf
+    for i in range(len(edges) - 1):
         least = min(least, edges[i + 1] - edges[i])
     return least
 

@@ -12,7 +12,14 @@ import numpy as np
 
 from kernels.gmm.fisher import FAR, FLOOR, RIDGE
 from kernels.gmm.fused_cells import Work, divergence, model_masses, work_for
-from kernels.gmm.fused_grid import copy, finite, narrowest, orient, revision, standardize
+from kernels.gmm.fused_grid import (
+    finite,
+    narrowest,
+    orient,
+    revision,
+    sort_components,
+    standardize,
+)
 from kernels.gmm.fused_normal import Array, compiled, kept
 from kernels.gmm.fused_scoring import dot, outer_products, slopes, solve
 from kernels.gmm.fused_start import Network, Sight, bounded, sight_for, start
@@ -144,12 +151,7 @@ def _merge(memory: _Memory, merged: float) -> int:
 def _settle(theta: Array, limits: Array) -> None:
     """As ``ParameterTransform.settle``: in order, apart, bounded, weights of sum one."""
     k = theta.shape[1]
-    for c in range(1, k):
-        for d in range(c, 0, -1):
-            if theta[1, d - 1] <= theta[1, d]:
-                break
-            for row in range(3):
-                theta[row, d - 1], theta[row, d] = theta[row, d], theta[row, d - 1]
+    sort_components(theta)
     low, width, low_log, high_log = limits
     before, after = theta[1, 0], min(max(theta[1, 0], low), low + width)
     theta[1, 0] = after

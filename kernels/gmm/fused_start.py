@@ -114,20 +114,21 @@ def start(masses: Array, edges: Array, network: Network, sight: Sight, theta: Ar
 
     The network's advice on the dampings stays in ``sight.out``, from 3K + 1 on.
     """
-    k, out = theta.shape[1], sight.out
+    k = theta.shape[1]
     _see(masses, edges, network, sight)
     _layer(sight.features, network.first, network.first_bias, sight.first)
     _silu(sight.first)
     _layer(sight.first, network.second, network.second_bias, sight.second)
     _silu(sight.second)
-    _layer(sight.second, network.head, network.head_bias, out)
-    total = math.exp(bounded(out[k], 5.0))
-    for c in range(k):
-        total += math.exp(bounded(out[c], 5.0))
+    _layer(sight.second, network.head, network.head_bias, sight.out)
+    places, weights, scales = sight.out[: k + 1], sight.out[k + 1 :], sight.out[2 * k + 1 :]
+    total = 0.0
+    for c in range(k + 1):
+        total += math.exp(bounded(places[c], 5.0))
     level = 0.0
     for c in range(k):
-        level += math.exp(bounded(out[c], 5.0)) / total
+        level += math.exp(bounded(places[c], 5.0)) / total
         sight.levels[c] = level
-        theta[0, c] = bounded(out[k + 1 + c], 5.0)
-        theta[2, c] = bounded(out[2 * k + 1 + c], 4.0) + math.log(1.2 / k**0.8)
+        theta[0, c] = bounded(weights[c], 5.0)
+        theta[2, c] = bounded(scales[c], 4.0) + math.log(1.2 / k**0.8)
     interpolate(sight.cdf, edges, sight.levels, theta[1])

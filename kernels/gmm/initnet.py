@@ -5,10 +5,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu
+from torch.nn.functional import silu
 
 from kernels.gmm.gridded import Gridded
 from kernels.gmm.mixture import Mixture
+from kernels.gmm.start import cumulative, interpolated
 from kernels.gmm.transform import ParameterTransform
 
 MAX_COMPONENTS = 16
@@ -90,21 +91,6 @@ class InitNet(nn.Module):
             (bounded(scales, 4.0) + math.log(1.2 / k**0.8)).exp(),
         )
         return transform.settle(start), bounded(dampings, 5.0)
-
-
-def cumulative(gridded: Gridded) -> Tensor:
-    """Distribution function at the edges, (B, N+1), from zero to one."""
-    return pad(gridded.masses.cumsum(dim=-1), (1, 0)).clamp(0, 1)
-
-
-def interpolated(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
-    """Piecewise linear y (B, M) over increasing x (B, M) at points (B, Q); constant beyond."""
-    x, at = x.contiguous(), at.to(x.dtype).contiguous()
-    right = torch.searchsorted(x.detach(), at.detach(), right=True).clamp(1, x.shape[-1] - 1)
-    x0, x1 = x.gather(-1, right - 1), x.gather(-1, right)
-    y0, y1 = y.gather(-1, right - 1), y.gather(-1, right)
-    share = (at - x0) / (x1 - x0).clamp(min=1e-20)
-    return y0 + share.clamp(0, 1) * (y1 - y0)
 
 
 def bounded(x: Tensor, most: float) -> Tensor:

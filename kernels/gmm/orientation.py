@@ -9,7 +9,7 @@ from kernels.gmm.gridded import Gridded
 from kernels.gmm.mixture import Mixture
 
 #: Odd moments of a standard density that are less than this are rounding, and decide nothing.
-TIE = 1e-6
+TIE = 1e-10
 
 
 class Orientation(NamedTuple):

@@ -11,10 +11,8 @@ from kernels.gmm.descent import Descent, Method
 from kernels.gmm.em import SigmaBounds
 from kernels.gmm.gridded import Gridded
 from kernels.gmm.mixture import Mixture
-from kernels.gmm.start import quantile_start
+from kernels.gmm.start import FIRST, LATER_DAMPING, SECOND, quantile_start
 
-#: Evaluations of each start, of the better half, and of the best.
-_FIRST, _SECOND = 12, 20
 _FUSED = ("em", "squarem", "scoring")
 
 
@@ -68,33 +66,35 @@ def solve(
     """
     if components < 1 or starts < 1:
         raise ValueError(f"expected a component and a start, found {components} and {starts}")
-    use = _compiled if _choose(gridded, method, compiled) else descent.descend
-    run = partial(use, gridded, method=method, tolerance=tolerance, bounds=bounds)
-    later = {"warm": 0, "damping": 1e-2}
-    first = budget if starts == 1 else min(_FIRST, budget)
-    tried = [run(quantile_start(gridded, components, i), budget=first) for i in range(starts)]
+    if _choose(gridded, method, compiled):
+        # Here, because the import of the compiler takes a second.
+        from kernels.gmm import fused
+
+        found = fused.solve(gridded, components, method, starts, budget, tolerance, bounds)
+        return _fit(found, found.evaluations)
+    run = partial(descent.descend, gridded, method=method, tolerance=tolerance, bounds=bounds)
+    later: dict[str, Any] = {"warm": 0, "damping": LATER_DAMPING}
+    first = budget if starts == 1 else min(FIRST, budget)
+    begun = [quantile_start(gridded, components, i, bounds) for i in range(starts)]
+    tried = [run(start, budget=first) for start in begun]
     used = _used(tried)
     if starts > 2:
-        second = min(_SECOND, budget)
+        second = min(SECOND, budget)
         tried = [run(m, budget=second, **later) for m in _best(tried, (starts + 1) // 2)]
         used = used + _used(tried)
     if starts > 1:
         tried = [run(_best(tried, 1)[0], budget=budget, **later)]
         used = used + _used(tried)
-    (last,) = tried
+    return _fit(tried[0], used)
+
+
+def _fit(last: Descent, used: Tensor) -> Fit:
     return Fit(last.mixture.sort(), last.kl, used, last.converged, last.kl.isnan())
 
 
 def _choose(gridded: Gridded, method: Method, compiled: bool | None) -> bool:
     on_cpu = gridded.masses.device.type == "cpu"
     return on_cpu and method in _FUSED if compiled is None else compiled
-
-
-def _compiled(gridded: Gridded, start: Mixture, **options: Any) -> Descent:
-    # Here, because the import of the compiler takes a second.
-    from kernels.gmm import fused
-
-    return fused.descend(gridded, start, **options)
 
 
 def _used(tried: list[Descent]) -> Tensor:
