@@ -194,7 +194,7 @@ def test_the_ensemble_holds_mixtures_and_what_they_are_worth(run: Path) -> None:
         parts = (torch.from_numpy(found[name][1, size]) for name in Mixture._fields)
         fit = Mixture(*(part[:, :components] for part in parts))
         for name, values in test.measured(fit).items():
-            np.testing.assert_allclose(found[name][1, size], values, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(found[name][1, size], values, rtol=1e-5, atol=1e-5)
     assert np.isnan(found["means"][:, 0, :, 2:]).all()
 
 
