@@ -20,7 +20,7 @@ from kernels.gmm.fused_grid import (
     accumulate,
     copy,
     finite,
-    interpolate,
+    quantile_state,
     revision,
     sort_components,
     standardize,
@@ -67,21 +67,6 @@ def _leave(state: Array, shift: float, scale: float, mixture: Array) -> None:
 
 
 @compiled
-def _begin(task: Task, recipe: Array, cdf: Array, state: Array) -> None:
-    """As ``start.quantile_start`` does."""
-    k, width = state.shape[1], recipe[1]
-    interpolate(cdf, task.edges, recipe[0], state[1])
-    for c in range(k):
-        sigma = abs(width[c])
-        if width[c] < 0 and k > 1:
-            first, last = max(c - 1, 0), min(c + 1, k - 1)
-            sigma *= (state[1, last] - state[1, first]) / (last - first)
-        state[0, c] = -math.log(k)
-        least = max(sigma, 2 * math.exp(task.low))
-        state[2, c] = min(max(math.log(least), task.low), task.high)
-
-
-@compiled
 def _take_least(values: Array) -> int:
     """Index of the least value, which is then out of the race."""
     least = 0
@@ -108,7 +93,7 @@ def _solve(
     trial = Plan(plan.method, plan.warm, first, plan.tolerance, plan.damping)
     accumulate(task.masses, tries.cdf)
     for s in range(count):
-        _begin(task, recipes[s], tries.cdf, tries.states[s])
+        quantile_state(task.edges, recipes[s], tries.cdf, task.low, task.high, tries.states[s])
         descend_row(task, trial, tries.states[s], work, memory, result)
         tries.kl[s] = result[0]
         used += int(result[1])

@@ -92,6 +92,22 @@ def interpolate(x: Array, y: Array, at: Array, out: Array) -> None:
 
 
 @compiled
+def quantile_state(
+    edges: Array, recipe: Array, cdf: Array, low: float, high: float, state: Array
+) -> None:
+    """As ``start.quantile_start``, in standard coordinates; low and high bound the log sigmas."""
+    k, width = state.shape[1], recipe[1]
+    interpolate(cdf, edges, recipe[0], state[1])
+    for c in range(k):
+        sigma = abs(width[c])
+        if width[c] < 0 and k > 1:
+            first, last = max(c - 1, 0), min(c + 1, k - 1)
+            sigma *= (state[1, last] - state[1, first]) / (last - first)
+        state[0, c] = -math.log(k)
+        state[2, c] = min(max(math.log(max(sigma, 2 * math.exp(low))), low), high)
+
+
+@compiled
 def narrowest(edges: Array) -> float:
     """Width of the narrowest cell."""
     least = math.inf

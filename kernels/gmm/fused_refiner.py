@@ -13,9 +13,11 @@ import numpy as np
 from kernels.gmm.fisher import FAR, FLOOR, RIDGE
 from kernels.gmm.fused_cells import Work, divergence, model_masses, work_for
 from kernels.gmm.fused_grid import (
+    copy,
     finite,
     narrowest,
     orient,
+    quantile_state,
     revision,
     sort_components,
     standardize,
@@ -39,6 +41,7 @@ class Rules(NamedTuple):
         enough: Expected decrease of the divergence, in nats, below which to stop.
         merged: Runs of cells with less mass are fitted as one cell; negative for never.
         floor: Least sigma, in widths of the narrowest cell.
+        poor: Divergence, in nats, above which other starts are tried.
     """
 
     table: Array
@@ -46,6 +49,7 @@ class Rules(NamedTuple):
     enough: float
     merged: float
     floor: float
+    poor: float
 
 
 class _Memory(NamedTuple):
@@ -57,6 +61,7 @@ class _Memory(NamedTuple):
     ends: Array  # (N+1), and their edges
     best: Array  # (3, K), log weights, means, log sigmas
     other: Array  # (3, K), on trial
+    kept: Array  # (3, K), the best so far of several starts
     complete: Array  # (K), expected masses of the components
     limits: Array  # (4), least first mean, width, least and greatest log sigma
     dampings: Array  # (blocks), the network's advice
@@ -70,6 +75,7 @@ def _memory_for(cells: int, components: int, blocks: int) -> _Memory:
         np.empty(cells + 1),
         np.empty(cells),
         np.empty(cells + 1),
+        np.empty((3, components)),
         np.empty((3, components)),
         np.empty((3, components)),
         np.empty(components),
@@ -190,10 +196,11 @@ def _begin(network: Network, rules: Rules, sight: Sight, memory: _Memory) -> Non
 
 
 @compiled
-def _refine(rules: Rules, memory: _Memory, work: Work) -> Array:
-    """Refine the start; returns the mixture where it ended."""
-    n = _merge(memory, rules.merged)
-    wanted, ends, best, other = memory.wanted[:n], memory.ends[: n + 1], memory.best, memory.other
+def _refine(
+    n: int, best: Array, other: Array, rules: Rules, memory: _Memory, work: Work
+) -> tuple[float, Array]:
+    """Refine the mixture ``best``; returns the divergence and the mixture where it ended."""
+    wanted, ends = memory.wanted[:n], memory.ends[: n + 1]
     now, rejected, last = _evaluate(wanted, ends, best, work), 0, len(rules.table) - 1
     _score(wanted, best, memory.complete, work)
     for t in range(rules.steps):
@@ -212,7 +219,24 @@ def _refine(rules: Rules, memory: _Memory, work: Work) -> Array:
         best, other, now, rejected = other, best, new, 0
         if t < rules.steps - 1:
             _score(wanted, best, memory.complete, work)
-    return best
+    return now, best
+
+
+@compiled
+def _fit(recipes: Array, rules: Rules, cdf: Array, memory: _Memory, work: Work) -> Array:
+    """Refine the learned start, and while the fit is poor those of the recipes; the best fit."""
+    limits, kept = memory.limits, memory.kept
+    n = _merge(memory, rules.merged)
+    least, found = _refine(n, memory.best, memory.other, rules, memory, work)
+    for s in range(len(recipes)):
+        if least <= rules.poor:
+            break
+        copy(found, kept)
+        quantile_state(memory.edges, recipes[s], cdf, limits[2], limits[3], memory.best)
+        _settle(memory.best, limits)
+        now, rival = _refine(n, memory.best, memory.other, rules, memory, work)
+        least, found = (now, rival) if now < least else (least, kept)
+    return found
 
 
 @compiled
@@ -230,7 +254,7 @@ def _entry(revision: int) -> Callable[..., None]:
     """The loop over densities, kept on disk for as long as the revision is the same."""
 
     def refine_rows(
-        masses: Array, edges: Array, network: Network, rules: Rules, out: Array
+        masses: Array, edges: Array, network: Network, recipes: Array, rules: Rules, out: Array
     ) -> None:
         batch, cells = masses.shape
         k = out.shape[2] if revision >= 0 else 0
@@ -244,7 +268,8 @@ def _entry(revision: int) -> Callable[..., None]:
             shift, scale = standardize(masses[b], grid, memory.edges)
             mirrored = orient(masses[b], memory.edges, memory.masses)
             _begin(network, rules, sight, memory)
-            _put_back(_refine(rules, memory, work), shift, scale, mirrored, out[b])
+            found = _fit(recipes, rules, sight.cdf, memory, work)
+            _put_back(found, shift, scale, mirrored, out[b])
 
     return cast(Callable[..., None], kept(refine_rows))
 
@@ -252,14 +277,17 @@ def _entry(revision: int) -> Callable[..., None]:
 _refine_rows = _entry(revision())
 
 
-def refine_all(masses: Array, edges: Array, network: Network, rules: Rules, out: Array) -> None:
+def refine_all(
+    masses: Array, edges: Array, network: Network, recipes: Array, rules: Rules, out: Array
+) -> None:
     """Fit mixtures to densities.
 
     Args:
         masses: (B, N).
         edges: (B or 1, N+1).
         network: What the start learned.
+        recipes: Of other starts, (S, 2, K), see ``start.recipes``.
         rules: What the blocks learned.
         out: Log weights, means and sigmas, (B, 3, K), written.
     """
-    _refine_rows(masses, edges, network, rules, out)
+    _refine_rows(masses, edges, network, recipes, rules, out)

@@ -12,9 +12,12 @@ from kernels.gmm.gridded import Gridded
 from kernels.gmm.initnet import InitNet
 from kernels.gmm.mixture import Mixture
 from kernels.gmm.refiner import Refiner
+from kernels.gmm.start import recipes
 
 #: Runs of cells that hold less than this are fitted as one: an empty cell costs what others do.
 MERGED = 1e-9
+#: Other starts, and the divergence in nats above which they are tried.
+RIVALS, POOR = 1, 1e-4
 
 
 def infer(
@@ -25,6 +28,8 @@ def infer(
     steps: int = 12,
     enough: float = 1e-7,
     merged: float = MERGED,
+    rivals: int = RIVALS,
+    poor: float = POOR,
 ) -> Mixture:
     """Fit mixtures by a refiner: its blocks, and then the last of them again, as far as it pays.
 
@@ -33,9 +38,11 @@ def infer(
         gridded: Densities, (B, N).
         components: K, at most 16.
         steps: At most so many a density. After the blocks the last one is repeated; with as many
-            steps as blocks, nothing left out and nothing merged, this is ``refiner`` itself.
+            steps as blocks, nothing left out or merged and no rivals, this is ``refiner`` itself.
         enough: Stop a density where the next step promises to lower the divergence by less.
         merged: Fit runs of cells with less mass as one cell; negative for never.
+        rivals: Other starts, of :func:`kernels.gmm.start.quantile_start`, at most.
+        poor: They are tried one after another where the divergence is above this, in nats.
 
     Returns:
         (B, K), float64, means in order. NaN where the masses are not finite. The same to the bit
@@ -45,9 +52,10 @@ def infer(
         ValueError: No components, or more than MAX_COMPONENTS.
     """
     network = _network(refiner.start, components)
-    rules = Rules(_table(refiner), steps, enough, merged, sigma_floor(gridded.kind))
+    rules = Rules(_table(refiner), steps, enough, merged, sigma_floor(gridded.kind), poor)
+    others = recipes(components, rivals)
     out = np.empty((len(gridded.masses), 3, components))
-    refine_all(_array(gridded.masses), _array(gridded.edges), network, rules, out)
+    refine_all(_array(gridded.masses), _array(gridded.edges), network, others, rules, out)
     return Mixture(*torch.from_numpy(out).unbind(1))
 
 

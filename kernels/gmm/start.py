@@ -76,8 +76,10 @@ def quantile_start(
 @lru_cache(maxsize=32)
 def recipes(components: int, starts: int) -> NDArray[np.float64]:
     """Levels, and widths as in ``_RECIPES``, of the first starts: (starts, 2, components)."""
-    found = [torch.stack(_levels_and_widths(components, number)) for number in range(starts)]
-    return torch.stack(found).numpy()
+    found = np.empty((starts, 2, components))
+    for number in range(starts):
+        found[number] = torch.stack(_levels_and_widths(components, number)).numpy()
+    return found
 
 
 def _levels_and_widths(components: int, number: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from kernels.gmm.families import TRAINED, draw_batch, random_edges, uniform_edges
 from kernels.gmm.fisher import divergence
 from kernels.gmm.gridded import Gridded, Standardization, kl_divergence
-from kernels.gmm.inference import infer
+from kernels.gmm.inference import POOR, infer
 from kernels.gmm.mixture import Mixture, cdf
 from kernels.gmm.orientation import Orientation
 from kernels.gmm.refiner import Refiner, RefinerConfig
@@ -123,7 +123,9 @@ def test_the_compiled_blocks_are_those_of_torch(refiner: Refiner, components: in
 
     with torch.no_grad():
         expected = refiner(gridded, components)[-1]
-    found = infer(refiner, gridded, components, steps=SMALL.blocks, enough=0.0, merged=-1.0)
+    found = infer(
+        refiner, gridded, components, steps=SMALL.blocks, enough=0.0, merged=-1.0, rivals=0
+    )
 
     points = gridded.edges.expand(20, -1)
     torch.testing.assert_close(cdf(found, points), cdf(expected, points), rtol=0, atol=1e-12)
@@ -136,9 +138,10 @@ def test_more_steps_never_make_it_worse_and_none_are_taken_that_promise_nothing(
 ) -> None:
     gridded = _densities()
     values = [
-        kl_divergence(gridded, infer(refiner, gridded, 4, steps=steps)) for steps in (1, 3, 12)
+        kl_divergence(gridded, infer(refiner, gridded, 4, steps=steps, rivals=0))
+        for steps in (1, 3, 12)
     ]
-    start = infer(refiner, gridded, 4, enough=1e9)
+    start = infer(refiner, gridded, 4, enough=1e9, rivals=0)
 
     assert (values[1] <= values[0] + 1e-9).all()
     assert (values[2] <= values[1] + 1e-9).all()
@@ -146,6 +149,20 @@ def test_more_steps_never_make_it_worse_and_none_are_taken_that_promise_nothing(
     with torch.no_grad():
         expected = refiner(gridded, 4)[0]
     torch.testing.assert_close(start, expected)
+
+
+def test_other_starts_are_tried_where_a_fit_is_poor_and_the_best_is_kept(
+    refiner: Refiner,
+) -> None:
+    gridded = _densities(60)
+    alone, rival = (infer(refiner, gridded, 4, rivals=rivals) for rivals in (0, 2))
+    before, after = kl_divergence(gridded, alone), kl_divergence(gridded, rival)
+
+    good = before < 0.9 * POOR
+    assert 5 < good.sum() < 55
+    assert torch.equal(rival.means[good], alone.means[good])
+    assert (after <= before + 1e-9).all()
+    assert (after < 0.5 * before).sum() > 3
 
 
 def test_empty_cells_may_be_merged(refiner: Refiner) -> None:
