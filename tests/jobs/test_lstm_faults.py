@@ -17,8 +17,7 @@ from cluster.stage import Stage
 # Coins, dropout and normalization: everything that has a state of its own.
 OVERRIDES = (
     "seeds=1",
-    "sweep={}",
-    "network.variant=attention_gate",
+    "sweep.network.variant=[attention_gate]",
     "network.autoregressive=true",
     "network.dropout=0.2",
     "network.static_norm=true",

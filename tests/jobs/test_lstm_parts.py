@@ -1,6 +1,7 @@
 """Parts of the LSTM job: what is drawn, heard, scored, and left behind."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,14 +16,17 @@ from jobs.lstm.evaluation import METHODS, free_run
 from jobs.lstm.samples import Samples
 from jobs.lstm.sites import sites_path
 from jobs.lstm.training import Forecasting, untrained, weights_path
-from pipelines.fluxes import FluxError, Normalizer, SiteRun, read_sites, simulate_sites
+from pipelines.fluxes import FluxError, FluxRecords, Normalizer, SiteRun, read_sites, simulate_sites
 from pipelines.fluxes.scores import SCORES
 from pipelines.report import load_sections
 
 torch.set_num_threads(1)
 
-CONFIG = resolved("sweep={}")
-RECORDS = simulate_sites(SiteRun(seed=1, sites=8, years=2), range(8)).records
+
+@cache
+def records() -> FluxRecords:
+    """Eight sites, made when the first test asks for them."""
+    return simulate_sites(SiteRun(seed=1, sites=8, years=2), range(8)).records
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +38,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def objective(*overrides: str, seed: int = 1) -> Forecasting:
-    config = resolved("sweep={}", *overrides)
+    config = resolved(*overrides)
     torch.manual_seed(seed)
-    samples = Samples(config, RECORDS)
-    return Forecasting(samples, seed, untrained(config, RECORDS, samples.normalizer))
+    samples = Samples(config, records())
+    return Forecasting(samples, seed, untrained(config, samples.records, samples.normalizer))
 
 
 # --- What is drawn --------------------------------------------------------------------------------
@@ -118,7 +122,7 @@ def test_the_teacher_leaves_as_the_configuration_says() -> None:
 def test_a_free_run_hears_no_flux_of_the_days_that_it_predicts() -> None:
     work = objective("network.autoregressive=true")
     where = work.validation[:1]
-    ahead = where[0, 1] + CONFIG.windows.context
+    ahead = where[0, 1] + work.config.windows.context
     before = free_run(work.network, work.samples, where)[0]
     work.samples._fluxes[where[0, 0], ahead:] = 50.0
     assert torch.equal(free_run(work.network, work.samples, where)[0], before)
@@ -129,13 +133,13 @@ def test_a_free_run_hears_no_flux_of_the_days_that_it_predicts() -> None:
 
 def test_errors_are_divided_by_deviations_of_training_days() -> None:
     work = objective("objective={deviation: all}")
-    records, split = work.samples.records, work.samples.split
+    fluxes, split = work.samples.records.fluxes, work.samples.split
     batch = work.draw(0)
-    pooled = records.fluxes[split.training].std(axis=0)
+    pooled = fluxes[split.training].std(axis=0)
     np.testing.assert_allclose(batch.deviation[0], pooled, rtol=1e-6)
     by_site = objective("objective={deviation: site, floor: 0.0}").samples
     site = int(split.training.any(axis=1).argmax())
-    expected = records.fluxes[site, split.training[site]].std(axis=0)
+    expected = fluxes[site, split.training[site]].std(axis=0)
     found = by_site.batch(np.array([[site, 0]]), 10).deviation[0]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -144,9 +148,9 @@ def test_errors_are_divided_by_deviations_of_training_days() -> None:
 
 
 def members(run: Path) -> list[tuple[int, LstmConfig, Samples]]:
-    config, records = resolved(), read_sites(sites_path(run))
+    config, sites = resolved(), read_sites(sites_path(run))
     return [
-        (index, mine, Samples(mine, records))
+        (index, mine, Samples(mine, sites))
         for index in range(config.members)
         for mine in [member_config(config, index)]
     ]
