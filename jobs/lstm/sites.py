@@ -62,8 +62,9 @@ def split_of(config: LstmConfig, records: FluxRecords) -> Split:
 def deviations(config: LstmConfig, records: FluxRecords, split: Split) -> NDArray[np.float64]:
     """What errors of each site's fluxes are divided by, (S, F); training days decide.
 
-    With ``deviation: site`` the squares are those of the efficiency by site, as in Kratzert et al.
-    2019, doi:10.5194/hess-23-5089-2019, eq. 8. Sites without a training day are not trained on.
+    With ``deviation: site`` the squares are those of the efficiency by site (the NSE* of Kratzert
+    et al. 2019, doi:10.5194/hess-23-5089-2019). Sites without a training day, which are validated
+    on, take the deviation over all sites.
     """
     pooled = records.fluxes[split.training].std(axis=0)
     found = np.tile(pooled, (len(records.sites), 1))
