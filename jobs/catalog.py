@@ -73,6 +73,13 @@ WORKLOADS = {
             "jobs.gmm.collection:summarize",
             "gmm/gmm.yaml",
         ),
+        Workload(
+            "lstm",
+            "jobs.lstm.config:LstmConfig",
+            "jobs.lstm.config:stages",
+            "jobs.lstm.collection:summarize",
+            "lstm/lstm.yaml",
+        ),
     ]
 }
 

@@ -1,0 +1,1 @@
+"""LSTMs of carbon fluxes: simulate sites, train variants, seeds and splits, collect, compare."""

@@ -1,0 +1,189 @@
+"""Stage ``collect``: seal the ensemble, compare variants, seeds and splits, and report."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+
+from cluster import Member
+from cluster.files import write_atomic
+from jobs.lstm.config import LstmConfig, member_config, point_of
+from jobs.lstm.evaluation import METHODS, ensemble_path
+from jobs.lstm.sites import sites_path
+from jobs.page import write_page
+from pipelines.ensemble import EnsembleError, read_commit
+from pipelines.ensemble import collect as seal
+from pipelines.fluxes import FluxRecords, read_sites
+from pipelines.fluxes.records import Array
+from pipelines.fluxes.scores import DAYS_A_YEAR, SCORES, Spread, over_sites
+from pipelines.fluxes.simulation import FLUXES
+from pipelines.report import save_section
+from pipelines.tracking import read_metrics
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One member, looked at from its end.
+
+    Attributes:
+        index: Of the member.
+        kind: Of its split.
+        rows: Its metrics.
+        scores: By method, score, site and flux; NaN for sites that were not tested.
+        mass_residual: The largest of all days, gC m-2 d-1.
+        parameters: Of its network.
+    """
+
+    index: int
+    kind: str
+    rows: Sequence[Mapping[str, Any]]
+    scores: Array
+    mass_residual: float
+    parameters: int
+
+    @property
+    def validation(self) -> float:
+        """Its last validation, by which members are chosen; the test days choose nothing."""
+        found = [row["validation"] for row in self.rows if "validation" in row]
+        return float(found[-1]) if found and math.isfinite(found[-1]) else math.inf
+
+    @property
+    def milliseconds(self) -> float:
+        """Of a step, validations shared out: the median over epochs, NaN for fewer than two."""
+        ended = [row for row in self.rows if "loss" in row]
+        found = [
+            1000 * (b["time"] - a["time"]) / (b["step"] - a["step"])
+            for a, b in pairwise(ended)
+            if a["attempt"] == b["attempt"]
+        ]
+        return median(found) if found else math.nan
+
+    def spread(self, score: str, method: str = "network") -> Spread:
+        """A score over sites, by flux."""
+        return over_sites(self.scores[METHODS.index(method), list(SCORES).index(score)])
+
+    @property
+    def annual_bias(self) -> Mapping[str, float]:
+        """Bias of the net ecosystem production over sites, gC m-2 a-1: median, p10, p90."""
+        nep, spread = FLUXES.index("nep"), self.spread("bias")
+        return {name: float(DAYS_A_YEAR * part[nep]) for name, part in spread._asdict().items()}
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that is known at the end of a run.
+
+    Attributes:
+        config: The job.
+        run: The run directory.
+        members: Those that are whole.
+        records: Of all sites.
+    """
+
+    config: LstmConfig
+    run: Path
+    members: Sequence[Tested]
+    records: FluxRecords
+
+    @cached_property
+    def best(self) -> Mapping[str, Tested]:
+        """For each kind of split, the member with the lowest last validation."""
+        kinds = dict.fromkeys(member.kind for member in self.members)
+        return {
+            kind: min((m for m in self.members if m.kind == kind), key=lambda m: m.validation)
+            for kind in kinds
+        }
+
+    @property
+    def by_point(self) -> Iterator[tuple[Mapping[str, Any], list[Tested]]]:
+        """The points of the sweep with their members, one a seed."""
+        for number, point in enumerate(self.config.points):
+            mine = [m for m in self.members if m.index // self.config.seeds == number]
+            if mine:
+                yield point, mine
+
+
+def collect(config: LstmConfig, member: Member) -> dict[str, float]:
+    """Seal the ensemble, write ``report/``, and return the scores.
+
+    Raises:
+        EnsembleError: A member is missing or damaged.
+    """
+    return summarize(config, member.run)
+
+
+def summarize(config: LstmConfig, run: Path, partial: bool = False) -> dict[str, float]:
+    """Seal what is whole, compare, and write the report.
+
+    Args:
+        config: The job.
+        run: The run directory.
+        partial: Go on although members are missing.
+
+    Raises:
+        EnsembleError: Members are missing, or none has a validation that is finite.
+    """
+    from jobs.lstm.showing import section  # brings matplotlib
+
+    torch.set_num_threads(config.resources.collect.cpus)
+    manifest = seal(ensemble_path(run), partial)
+    members = [_tested(config, run, index) for index in manifest["valid"]]
+    found = Collected(config, run, members, read_sites(sites_path(run)))
+    if not any(math.isfinite(member.validation) for member in members):
+        raise EnsembleError(f"{run}: expected a member with a finite validation, found none")
+    scores = evaluate(found)
+    (run / "report").mkdir(exist_ok=True)
+    write_atomic(run / "report" / "evaluation.json", json.dumps(scores, indent=1).encode())
+    save_section(run, "lstm", section(found, scores))
+    write_page(run)
+    return scores
+
+
+def evaluate(found: Collected) -> dict[str, float]:
+    """For each kind of split, how good its best member is over sites, and the references."""
+    scores = {}
+    for kind, member in found.best.items():
+        scores[f"{kind}_validation"] = member.validation
+        for method in METHODS:
+            prefix = kind if method == "network" else f"{kind}_{method}"
+            medians = zip(FLUXES, member.spread("nse", method).median, strict=True)
+            scores |= {f"{prefix}_{flux}_nse": float(value) for flux, value in medians}
+        bias = member.annual_bias
+        scores |= {f"{kind}_nep_bias_{part}": value for part, value in bias.items()}
+        scores[f"{kind}_mass_residual"] = member.mass_residual
+    return scores
+
+
+def stored(run: Path, name: str, member: int) -> Any:
+    """An array of one member of the ensemble."""
+    array: Any = zarr.open_array(ensemble_path(run), path=name, mode="r")
+    return array[member]
+
+
+def point_name(config: LstmConfig, member: int) -> str:
+    """The point of the sweep that a member stands for, in words."""
+    point = point_of(config, member)
+    told = ", ".join(f"{path.split('.')[-1]} {value}" for path, value in point.items())
+    return told or "as configured"
+
+
+def _tested(config: LstmConfig, run: Path, index: int) -> Tested:
+    path = Member(run, "train", index).directory / "metrics.jsonl"
+    told = read_commit(ensemble_path(run), index)
+    return Tested(
+        index,
+        member_config(config, index).split.kind,
+        [dict(row) for row in read_metrics(path)],
+        np.asarray(stored(run, "scores", index), np.float64),
+        float(stored(run, "mass_residual", index)[0]),
+        0 if told is None else int(told.provenance["parameters"]),
+    )

@@ -1,0 +1,302 @@
+"""The configuration of the LSTM job, its sweep, and the stages that follow from it."""
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from pipelines.config import Config, with_values
+from pipelines.config.sweep import Point, check_sweep, grid
+from pipelines.plan import Resources, StagePlan
+from pipelines.tracking.settings import TrackingConfig
+from pipelines.training.settings import TrainingConfig
+
+#: As in ``kernels.lstm``, which a configuration must not import: it takes torch. Type B stands
+#: here twice, so that one key sweeps all nine.
+Variant = Literal[
+    "none",
+    "concat",
+    "film",
+    "gate",
+    "attention_input",
+    "attention_film_additive",
+    "attention_film_multiplicative",
+    "attention_gate",
+    "ea_lstm",
+]
+#: Sections that a sweep may reach into; sites and what is stored are the same for all members.
+SWEPT = ("network", "forcing", "objective", "split", "training")
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class SitesConfig(Config):
+    """The simulated sites, the same for all members.
+
+    Attributes:
+        count: How many.
+        years: Calendar years of each record.
+        first_year: The first of them.
+        per_shard: Sites that one member of ``simulate`` makes.
+    """
+
+    count: PositiveInt = 384
+    years: PositiveInt = 6
+    first_year: Annotated[int, Field(ge=1900, le=2100)] = 2001
+    per_shard: PositiveInt = 32
+
+    @property
+    def days(self) -> int:
+        """Days of a record."""
+        return (date(self.first_year + self.years, 1, 1) - date(self.first_year, 1, 1)).days
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SitesConfig":
+        if self.count % self.per_shard:
+            raise ValueError(
+                f"count must be a multiple of per_shard, {self.per_shard}; found {self.count}"
+            )
+        return self
+
+
+class SplitConfig(Config):
+    """What is learned from and what is tested on.
+
+    Attributes:
+        kind: By sites, by days, or by sites of which the first years are known.
+        validation: Share of sites, or of days, for validation.
+        test: Share of sites, or of days, for test.
+        warm_years: Years of the held-out sites that are trained on, for ``warm_site``.
+    """
+
+    kind: Literal["site", "time", "warm_site"] = "site"
+    validation: Share = 0.1
+    test: Share = 0.2
+    warm_years: PositiveInt = 2
+
+    def cuts(self, days: int) -> tuple[int, int]:
+        """First day of validation and of test, where it is days that are split."""
+        return round(days * (1 - self.validation - self.test)), round(days * (1 - self.test))
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SplitConfig":
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test must leave a share for training")
+        return self
+
+
+class WindowsConfig(Config):
+    """The windows that are trained on.
+
+    Attributes:
+        context: Days that are seen before the prediction.
+        horizon: Days that are predicted.
+        stride: Days from the start of a window to the next.
+    """
+
+    context: PositiveInt = 180
+    horizon: PositiveInt = 365
+    stride: PositiveInt = 61
+
+
+class NetworkConfig(Config):
+    """The network; see :class:`kernels.lstm.LSTMSettings`.
+
+    Attributes:
+        variant: How the static features enter the recurrence.
+        hidden: Size of h and c.
+        embedding: Size of the static embedding, and of each slot.
+        attention: Size of queries and keys.
+        layer_norm: Layer normalization in the recurrence.
+        normalize_cell: With it, also of the cell state.
+        input_norm: Batch normalization of the dynamic features.
+        longest: Days of the longest memory, for chrono initialization, or zero.
+        initial_state: The static features also make the first state.
+        static_hidden: Width of the static network.
+        static_norm: Batch normalization in it.
+        autoregressive: The fluxes of the day before are inputs.
+        dropout: Share of hidden units that the head does not see, in training.
+        head: ``carbon`` for fluxes that add up, ``linear`` for four independent ones.
+    """
+
+    variant: Variant = "film"
+    hidden: PositiveInt = 64
+    embedding: PositiveInt = 16
+    attention: PositiveInt = 16
+    layer_norm: bool = False
+    normalize_cell: bool = True
+    input_norm: bool = False
+    longest: NonNegativeInt = 0
+    initial_state: bool = True
+    static_hidden: PositiveInt = 64
+    static_norm: bool = False
+    autoregressive: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    head: Literal["linear", "carbon"] = "carbon"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "NetworkConfig":
+        if 0 < self.longest <= 2:
+            raise ValueError(f"longest must be 0 or more than 2 days, found {self.longest}")
+        return self
+
+
+class ForcingConfig(Config):
+    """How much of the teacher an autoregressive network hears in training; never in validation.
+
+    Attributes:
+        decay: How the ratio falls, or ``constant``.
+        ratio: The ratio, where it is constant.
+        scale: Steps over which it falls, see :func:`kernels.lstm.scheduled_ratio`.
+        coin: Who flips: each sample, or the batch as one.
+    """
+
+    decay: Literal["constant", "linear", "exponential", "inverse_sigmoid"] = "inverse_sigmoid"
+    ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    scale: PositiveFloat = 200.0
+    coin: Literal["sample", "batch"] = "sample"
+
+
+class ObjectiveConfig(Config):
+    """What errors are divided by before they are squared: the deviation of each flux.
+
+    Attributes:
+        deviation: Over all training days of all sites, or of each site by itself, so that all
+            sites count alike.
+        floor: With ``site``, the share of the deviation over all sites that is added.
+    """
+
+    deviation: Literal["all", "site"] = "site"
+    floor: NonNegativeFloat = 0.1
+
+
+class EvaluationConfig(Config):
+    """What networks are validated and tested on: free runs.
+
+    Attributes:
+        horizon: Days of a forecast; the windows of a test follow each other without a gap.
+        batch: Windows at once.
+        validation: Windows that training is validated on, at most.
+        sites: Sites of which series are drawn.
+    """
+
+    horizon: PositiveInt = 365
+    batch: PositiveInt = 256
+    validation: PositiveInt = 128
+    sites: PositiveInt = 3
+
+
+class StageResources(Config):
+    """What one member of each stage asks of Slurm."""
+
+    simulate: Resources = Resources()
+    prepare: Resources = Resources()
+    train: Resources = Resources()
+    collect: Resources = Resources()
+
+
+class LstmConfig(Config):
+    """The LSTM job.
+
+    Attributes:
+        seed: All randomness follows from it.
+        seeds: Networks of each point of the sweep, trained from different seeds.
+        sweep: Lists of values to try in the place of those below, in every combination.
+    """
+
+    seed: int = 0
+    seeds: PositiveInt = 1
+    sweep: dict[str, JsonValue] = Field(default_factory=dict)
+    sites: SitesConfig = SitesConfig()
+    split: SplitConfig = SplitConfig()
+    windows: WindowsConfig = WindowsConfig()
+    network: NetworkConfig = NetworkConfig()
+    forcing: ForcingConfig = ForcingConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig(project="yaoki-lstm")
+    resources: StageResources = StageResources()
+
+    @property
+    def points(self) -> list[Point]:
+        """The points of the sweep."""
+        return grid(self.sweep)
+
+    @property
+    def members(self) -> int:
+        """Networks in all."""
+        return len(self.points) * self.seeds
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LstmConfig":
+        self._check_days()
+        self._check_sites()
+        # The generator of a batch's coin must not know how many samples dropout has drawn for.
+        if self.forcing.coin == "batch" and self.network.dropout:
+            raise ValueError("forcing.coin=batch needs network.dropout=0; take coin=sample")
+        if self.sweep:
+            check_sweep(self.model_copy(update={"sweep": {}}), self.sweep, SWEPT)
+        return self
+
+    def _check_days(self) -> None:
+        """Make sure that one window fits into training and one into validation and test."""
+        days, kind = self.sites.days, self.split.kind
+        seen, ahead = self.windows.context, self.evaluation.horizon
+        first, second = self.split.cuts(days)
+        warm = 365 * self.split.warm_years
+        room = {
+            "site": (days, days - seen),
+            "time": (first, min(second - first, days - second)),
+            "warm_site": (warm, days - warm),
+        }[kind]
+        needed = (seen + self.windows.horizon, ahead)
+        for part, has, needs in zip(("training", "test"), room, needed, strict=True):
+            if has < needs:
+                raise ValueError(
+                    f"split.kind={kind} leaves {has} days for a window of {part}, which has "
+                    f"{needs}; shorten windows or evaluation.horizon, or raise sites.years"
+                )
+
+    def _check_sites(self) -> None:
+        count, shares = self.sites.count, (self.split.validation, self.split.test)
+        held_out = sum(max(1, round(share * count)) for share in shares)
+        if self.split.kind != "time" and held_out >= count:
+            raise ValueError(f"{count} sites, {held_out} of them held out, leave none for training")
+
+
+def seed_number(config: LstmConfig, member: int) -> int:
+    """Which of the seeds a member has; every point of the sweep has the same ones."""
+    return member % config.seeds
+
+
+def point_of(config: LstmConfig, member: int) -> Mapping[str, JsonValue]:
+    """The point of the sweep that a member stands for."""
+    return config.points[member // config.seeds]
+
+
+def member_config(config: LstmConfig, member: int) -> LstmConfig:
+    """The configuration of one member: the job's, with the values of its point."""
+    alone = config.model_copy(update={"sweep": {}})
+    return with_values(alone, point_of(config, member))
+
+
+def stages(config: LstmConfig) -> list[StagePlan]:
+    """The arrays of the job, in order."""
+    ask, here = config.resources, "jobs.lstm"
+    shards = config.sites.count // config.sites.per_shard
+    return [
+        StagePlan("simulate", f"{here}.sites:simulate", shards, ask.simulate),
+        StagePlan("prepare", f"{here}.sites:prepare", 1, ask.prepare),
+        StagePlan("train", f"{here}.training:train", config.members, ask.train),
+        StagePlan("collect", f"{here}.collection:collect", 1, ask.collect, "end"),
+    ]

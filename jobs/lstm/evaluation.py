@@ -1,0 +1,159 @@
+"""How a trained network does on its test days: free runs, scores by site, errors by lead."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cluster import Attempt, Member
+from jobs.lstm.config import LstmConfig, seed_number
+from jobs.lstm.samples import Samples
+from kernels.lstm import StaticDynamicLSTM, mass_residual
+from pipelines.ensemble import ArraySpec, create_ensemble, gather_provenance, write_member
+from pipelines.fluxes.forecasts import (
+    Windows,
+    climatology,
+    cut,
+    forecast_windows,
+    on_days,
+    persistence,
+)
+from pipelines.fluxes.scores import SCORES
+from pipelines.fluxes.simulation import FLUXES, STATIC
+from pipelines.plan import identity
+from pipelines.seeds import derived_seed
+
+Arrays = dict[str, NDArray[Any]]
+
+#: What is scored: the network, and what any network must beat.
+METHODS = ("network", "climatology", "persistence")
+
+
+def free_run(
+    network: StaticDynamicLSTM, samples: Samples, where: Windows
+) -> tuple[Tensor, Tensor | None]:
+    """Forecasts of windows, (N, horizon, F), and the attention (L, P) in the first of them.
+
+    No flux of a predicted day is given to the network, which is in evaluation mode meanwhile.
+    """
+    ask, past = samples.config.evaluation, samples.config.windows.context
+    device, before = next(network.parameters()).device, network.training
+    network.eval()
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(where), ask.batch):
+            rows = where[start : start + ask.batch]
+            some = samples.batch(rows, ask.horizon).part(slice(None), device)
+            seen, ahead = some.dynamic[:, :past], some.dynamic[:, past:]
+            found.append(network(seen, some.static, ahead, past_target=some.fluxes[:, :past]))
+    network.train(before)
+    first = found[0].attention
+    outputs = torch.cat([each.outputs for each in found]).cpu()
+    return outputs, None if first is None else first[0].cpu()
+
+
+def tested(network: StaticDynamicLSTM, samples: Samples) -> Arrays:
+    """All arrays of a member, by name."""
+    records, past = samples.records, samples.config.windows.context
+    horizon = samples.config.evaluation.horizon
+    where = forecast_windows(samples.split.test, past, horizon)
+    outputs, attention = free_run(network, samples, where)
+    seasons = climatology(records, samples.split.training)
+    forecasts = {
+        "network": outputs.double().numpy(),
+        "climatology": cut(seasons, where, past, horizon),
+        "persistence": persistence(records.fluxes, where, past, horizon),
+    }
+    observed = cut(records.fluxes, where, past, horizon)
+    shape = (len(records.sites), len(records.days))
+    by_day = {name: on_days(values, where, past, shape) for name, values in forecasts.items()}
+    scores = [
+        np.stack([score(values, records.fluxes) for score in SCORES.values()])
+        for values in by_day.values()
+    ]
+    errors = [np.square(values - observed).mean(axis=0) for values in forecasts.values()]
+    empty = np.full((past + horizon, len(records.static_names)), np.nan)
+    found = {
+        "predictions": by_day["network"],
+        "scores": np.stack(scores),
+        "error_by_lead": np.stack(errors),
+        "mass_residual": mass_residual(outputs).max().reshape(1).numpy(),
+        "attention": empty if attention is None else attention,
+    }
+    return {name: np.asarray(values, np.float32) for name, values in found.items()}
+
+
+def commit(
+    config: LstmConfig,
+    member: Member,
+    attempt: Attempt,
+    found: Mapping[str, Any],
+    told: Mapping[str, Any],
+) -> None:
+    """Write a member into the ensemble; its commit says what is told of it besides."""
+    path = ensemble_path(member.run)
+    attributes = {
+        "title": "Carbon fluxes predicted by LSTMs on days that they were not trained on",
+        "config_digest": identity(config),
+        "flux_names": list(FLUXES),
+        "flux_units": "gC m-2 d-1",
+        "methods": list(METHODS),
+        "score_names": list(SCORES),
+        "static_names": list(STATIC),
+    }
+    create_ensemble(path, config.members, layout(config), attributes)
+    seed = derived_seed(config.seed, "train", seed_number(config, member.index))
+    provenance = gather_provenance(identity(config), seed) | dict(told)
+    write_member(path, member.index, found, provenance, attempt.number)
+
+
+def ensemble_path(run: Path) -> Path:
+    """Where the ensemble lies in the run directory."""
+    return run / "ensemble.zarr"
+
+
+def layout(config: LstmConfig) -> list[ArraySpec]:
+    """What a member writes; days that it did not predict, and sites, are NaN."""
+    sites, days, horizon = config.sites.count, config.sites.days, config.evaluation.horizon
+    methods, fluxes, slots = len(METHODS), len(FLUXES), len(STATIC)
+    length = config.windows.context + horizon
+    return [
+        ArraySpec(
+            "predictions",
+            (sites, days, fluxes),
+            ("site", "day", "flux"),
+            units="gC m-2 d-1",
+            long_name="fluxes of test days, free-running",
+            codec="lz4-bitshuffle",
+        ),
+        ArraySpec(
+            "scores",
+            (methods, len(SCORES), sites, fluxes),
+            ("method", "score", "site", "flux"),
+            long_name="scores over the test days of each site",
+        ),
+        ArraySpec(
+            "error_by_lead",
+            (methods, horizon, fluxes),
+            ("method", "lead", "flux"),
+            units="gC2 m-4 d-2",
+            long_name="mean squared error by days since the last observation",
+        ),
+        ArraySpec(
+            "mass_residual",
+            (1,),
+            ("largest",),
+            units="gC m-2 d-1",
+            long_name="|NEP - (NPP - Rh)|, the largest of all",
+        ),
+        ArraySpec(
+            "attention",
+            (length, slots),
+            ("day_of_window", "slot"),
+            long_name="weights of static features in the first test window",
+        ),
+    ]

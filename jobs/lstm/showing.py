@@ -1,0 +1,209 @@
+"""What the LSTM job shows of a run: facts, tables and pictures of its page."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jobs.lstm.collection import Collected, Tested, point_name, stored
+from jobs.lstm.config import seed_number
+from jobs.lstm.evaluation import METHODS
+from jobs.lstm.pictures import (
+    Series,
+    attention_map,
+    label,
+    scatter_panels,
+    series_panels,
+    skill_panels,
+)
+from pipelines.figures import LossCurve, loss_curves, save_png
+from pipelines.fluxes.scores import SCORES, Interval, over_seeds, skill
+from pipelines.fluxes.simulation import FLUXES, STATIC
+from pipelines.report import Fact, Picture, Section, Table
+
+#: Kinds of split, in words.
+KINDS = {"site": "unseen sites", "time": "later years", "warm_site": "sites known for a while"}
+
+
+def section(found: Collected, scores: Mapping[str, float]) -> Section:
+    """The part of the page that is the job's own."""
+    return Section(
+        "LSTMs of carbon fluxes",
+        f"{len(found.members)} networks, tested free-running over "
+        f"{found.config.evaluation.horizon} days; for each split the one with the best validation "
+        "is shown. Scores are medians over sites.",
+        [_fact(kind, scores) for kind in found.best],
+        list(_pictures(found)),
+        [_scores_table(found), _references_table(found), _members_table(found)],
+    )
+
+
+def _fact(kind: str, scores: Mapping[str, float]) -> Fact:
+    def line(prefix: str) -> str:
+        return ", ".join(f"{label(f)} {scores[f'{prefix}_{f}_nse']:.3f}" for f in FLUXES)
+
+    return Fact(f"NSE on {KINDS[kind]}", line(kind), f"climatology: {line(f'{kind}_climatology')}")
+
+
+def _scores_table(found: Collected) -> Table:
+    """One row a point and flux, with intervals over seeds."""
+    rows: list[list[object]] = []
+    for _, members in found.by_point:
+        name = point_name(found.config, members[0].index)
+        for n, flux in enumerate(FLUXES):
+            nse = [member.spread("nse") for member in members]
+            p10 = over_seeds([spread.p10[n] for spread in nse]).mean
+            p90 = over_seeds([spread.p90[n] for spread in nse]).mean
+            middle = [
+                _interval(over_seeds([m.spread(score).median[n] for m in members]))
+                for score in SCORES
+            ]
+            rows.append([name, label(flux), middle[0], _short(p10), _short(p90), *middle[1:]])
+    columns = ["Point", "Flux", "NSE", "p10", "p90", "KGE", "RMSE", "Bias"]
+    caption = (
+        f"Median, 10th and 90th percentile over test sites: mean of {found.config.seeds} seeds, "
+        "± half of its 95 % interval (Student). RMSE and bias in gC m⁻² d⁻¹."
+    )
+    return Table("Scores", columns, rows, caption, filtered="Flux")
+
+
+def _references_table(found: Collected) -> Table:
+    rows = []
+    for kind, member in found.best.items():
+        for method in METHODS[1:]:
+            spread = member.spread("nse", method)
+            for n, flux in enumerate(FLUXES):
+                numbers = [_short(float(part[n])) for part in spread]
+                rows.append([KINDS[kind], method, label(flux), *numbers])
+    caption = (
+        "What a network must beat. Climatology is each site's own seasonal cycle, for sites "
+        "without a training day that of the very record; persistence repeats the last day."
+    )
+    columns = ["Test on", "Reference", "Flux", "NSE", "p10", "p90"]
+    return Table("References", columns, rows, caption, filtered="Flux")
+
+
+def _members_table(found: Collected) -> Table:
+    rows = []
+    for member in found.members:
+        name = point_name(found.config, member.index)
+        seed = seed_number(found.config, member.index)
+        nse = [_short(value) for value in member.spread("nse").median]
+        drift = [_short(value) for value in member.annual_bias.values()]
+        last = [row for row in member.rows if "loss" in row][-1]
+        facts = [_short(member.mass_residual), member.parameters, _short(member.milliseconds)]
+        validation = _short(member.validation)
+        rows.append([member.index, name, seed, validation, *nse, *drift, *facts, last["skipped"]])
+    columns = ["Member", "Point", "Seed", "Validation", *(f"NSE {label(f)}" for f in FLUXES)]
+    columns += ["NEP bias", "p10", "p90", "Mass residual", "Parameters", "ms a step", "Skipped"]
+    caption = "The bias of NEP is that of a year, gC m⁻² a⁻¹, over sites; the residual is per day."
+    return Table("Members", columns, rows, caption)
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.3g}") if math.isfinite(value) else None
+
+
+def _interval(found: Interval) -> str:
+    if not math.isfinite(found.half):
+        return f"{found.mean:.3f}"
+    return f"{found.mean:.3f} ± {found.half:.3f}"
+
+
+def _pictures(found: Collected) -> Iterator[Picture]:
+    for kind, member in found.best.items():
+        yield from _of_split(found, kind, member)
+    yield from _attention(found)
+    curves = {f"member {member.index}": _curve(member.rows) for member in found.members}
+    yield _picture(
+        found,
+        "losses",
+        loss_curves(curves, ylabel="squared error, deviations"),
+        "Loss of every member, and of its free runs over validation windows.",
+        "Loss curves of the members over the training steps.",
+    )
+
+
+def _of_split(found: Collected, kind: str, member: Tested) -> Iterator[Picture]:
+    predicted = np.asarray(stored(found.run, "predictions", member.index), np.float64)
+    observed = found.records.fluxes
+    where, name = KINDS[kind], point_name(found.config, member.index)
+    yield _picture(
+        found,
+        f"series-{kind}",
+        series_panels(_series(found, member, predicted), FLUXES),
+        f"Test on {where}, {name}: sites from well to badly predicted, by the NSE of NEP.",
+        "Fluxes of sites over time, of the process model and of the network.",
+    )
+    known = np.isfinite(predicted).all(axis=-1)
+    yield _picture(
+        found,
+        f"scatter-{kind}",
+        scatter_panels(observed[known], predicted[known], FLUXES),
+        f"Test on {where}, {name}: all test days of all test sites, gC m⁻² d⁻¹.",
+        "Predicted against observed fluxes, one panel a flux.",
+    )
+    error = np.asarray(stored(found.run, "error_by_lead", member.index), np.float64)
+    skills = {method: skill(error[0], error[n]) for n, method in enumerate(METHODS) if n}
+    yield _picture(
+        found,
+        f"skill-{kind}",
+        skill_panels(skills, FLUXES),
+        f"Test on {where}, {name}: share of the reference's squared error that is saved.",
+        "Skill against climatology and persistence over the days of a forecast.",
+    )
+
+
+def _series(found: Collected, member: Tested, predicted: Any) -> list[Series]:
+    """Sites at even steps of their rank, with the days that are predicted."""
+    nse = member.scores[0, 0, :, FLUXES.index("nep")]
+    ranked = np.argsort(-nse)[: np.isfinite(nse).sum()]
+    most = min(found.config.evaluation.sites, len(ranked))
+    places = np.linspace(0.1, 0.9, most) if most > 2 else np.linspace(0, 1, most)
+    series = []
+    for site in ranked[np.round(places * (len(ranked) - 1)).astype(int)]:
+        (days,) = np.isfinite(predicted[site]).any(axis=-1).nonzero()
+        shown = slice(int(days[0]), int(days[-1]) + 1)
+        series.append(
+            Series(
+                found.records.sites[site],
+                found.records.days[shown],
+                found.records.fluxes[site, shown],
+                predicted[site, shown],
+            )
+        )
+    return series
+
+
+def _attention(found: Collected) -> Iterator[Picture]:
+    """Of the best member that attends, if there is one."""
+    for member in sorted(found.members, key=lambda m: m.validation):
+        weights = np.asarray(stored(found.run, "attention", member.index), np.float64)
+        if np.isfinite(weights).all():
+            name = point_name(found.config, member.index)
+            yield _picture(
+                found,
+                "attention",
+                attention_map(weights, STATIC, found.config.windows.context),
+                f"{name}: what it attends to in the first test window.",
+                "Attention weights of static features over the days of a window.",
+            )
+            return
+
+
+def _picture(found: Collected, name: str, figure: Any, caption: str, alt: str) -> Picture:
+    path = found.run / "report" / f"{name}.png"
+    save_png(figure, path)
+    return Picture(caption, alt, path)
+
+
+def _curve(rows: Sequence[Mapping[str, Any]]) -> LossCurve:
+    ended = [row for row in rows if "loss" in row]  # the others are events
+    validated = [row for row in ended if "validation" in row]
+    return LossCurve(
+        [row["step"] for row in ended],
+        [row["loss"] for row in ended],
+        [row["step"] for row in validated],
+        [row["validation"] for row in validated],
+    )

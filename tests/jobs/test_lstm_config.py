@@ -1,0 +1,100 @@
+"""What the LSTM job's configuration says, sweeps and refuses."""
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+from support.lstm_job import resolved
+
+from jobs.lstm.config import (
+    LstmConfig,
+    NetworkConfig,
+    SitesConfig,
+    SplitConfig,
+    Variant,
+    member_config,
+    point_of,
+    seed_number,
+    stages,
+)
+from kernels.lstm import LSTMSettings
+from kernels.lstm.settings import Variant as KernelVariant
+from pipelines.plan import identity
+
+
+def test_the_lists_here_are_those_of_the_kernels() -> None:
+    both = {
+        name.replace("_additive", "").replace("_multiplicative", "") for name in get_args(Variant)
+    }
+    assert both == set(get_args(KernelVariant))
+    settings = {field.name for field in dataclasses.fields(LSTMSettings)}
+    mine = set(NetworkConfig.model_fields)
+    assert settings - mine == {"dynamic", "static", "outputs", "modulation"}
+    assert mine < settings
+
+
+def test_the_whole_job_has_nine_variants_on_three_splits_from_five_seeds() -> None:
+    config = resolved(preset="full")
+    assert config.members == 9 * 3 * 5
+    assert {stage.name: stage.members for stage in stages(config)} == {
+        "simulate": 12,
+        "prepare": 1,
+        "train": 135,
+        "collect": 1,
+    }
+    found = member_config(config, 134)
+    assert (found.network.variant, found.split.kind) == ("ea_lstm", "warm_site")
+    assert point_of(config, 5) == {"network.variant": "none", "split.kind": "time"}
+    assert [seed_number(config, member) for member in (0, 4, 5, 134)] == [0, 4, 0, 4]
+
+
+@pytest.mark.parametrize("preset", ["full", "small", "smoke"])
+def test_tracking_and_resources_continue_a_run(preset: str) -> None:
+    config = resolved(preset=preset)
+    same = resolved("tracking.tensorboard=true", "resources.train.time=10:00:00", preset=preset)
+    assert identity(same) == identity(config)
+    assert identity(resolved("forcing.scale=7.0", preset=preset)) != identity(config)
+
+
+def test_days_are_cut_in_order_and_leap_years_count() -> None:
+    assert SitesConfig(years=4).days == 1461
+    assert SplitConfig(validation=0.1, test=0.2).cuts(1000) == (700, 800)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"sites": {"count": 9, "per_shard": 4}}, "multiple of per_shard, 4; found 9"),
+        ({"split": {"validation": 0.5, "test": 0.5}}, "leave a share for training"),
+        ({"sites": {"count": 2, "per_shard": 1}}, "2 sites, 2 of them held out"),
+        ({"network": {"longest": 2}}, "0 or more than 2 days"),
+        (
+            {"split": {"kind": "time"}, "evaluation": {"horizon": 500}},
+            "split.kind=time leaves 219 days for a window of test, which has 500",
+        ),
+        ({"split": {"kind": "warm_site", "warm_years": 1}}, "leaves 365 days .* training"),
+        ({"windows": {"context": 2000}}, "split.kind=site leaves"),
+        ({"forcing": {"coin": "batch"}, "network": {"dropout": 0.1}}, "take coin=sample"),
+        ({"sweep": {"sites": {"count": [4]}}}, "expected to sweep values of network, forcing"),
+        ({"sweep": {"split": {"warm_years": [2, 1], "kind": ["warm_site"]}}}, "leaves 365 days"),
+        ({"sweep": {"network": {"variant": ["lstm"]}}}, "network.variant"),
+    ],
+)
+def test_impossible_values_are_refused_before_anything_runs(
+    overrides: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        LstmConfig.model_validate(overrides)
+
+
+def test_a_plan_needs_no_torch() -> None:
+    code = (
+        "import sys; from jobs.catalog import WORKLOADS as w; from pathlib import Path;"
+        "w['lstm'].plan(w['lstm'].resolve('smoke', []).config, Path()).record();"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
