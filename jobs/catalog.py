@@ -73,6 +73,13 @@ WORKLOADS = {
             "jobs.gmm.collection:summarize",
             "gmm/gmm.yaml",
         ),
+        Workload(
+            "adding",
+            "jobs.adding.config:AddingConfig",
+            "jobs.adding.config:stages",
+            "jobs.adding.collection:summarize",
+            "adding/adding.yaml",
+        ),
     ]
 }
 
