@@ -134,13 +134,14 @@ def points_of(config: AddingConfig, run: Path, members: Sequence[int]) -> list[P
 
 
 def evaluate(points: Sequence[Point]) -> dict[str, float]:
-    """Of each point, how many of its members have learned the task, and their errors."""
+    """Of each point, the share of members that have learned the task, and the median error."""
     scores = {}
     for point in points:
         name = f"{point.name}_{point.config.length}"
         scores[f"{name}_learned"] = point.reached() / len(point.members)
         scores[f"{name}_test_mse"] = float(np.median([member.test for member in point.members]))
-    return scores
+    # JSON has no number for the error of networks that have exploded.
+    return {name: value for name, value in scores.items() if np.isfinite(value)}
 
 
 def _trained(group: Any, index: int) -> Trained:

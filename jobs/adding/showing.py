@@ -83,8 +83,8 @@ def _members_table(points: Sequence[Point]) -> Table:
     return Table("Members", columns, rows, filtered="Network")
 
 
-def _short(value: Any) -> float:
-    return float(f"{value:.3g}")
+def _short(value: Any) -> float | None:
+    return float(f"{value:.3g}") if np.isfinite(value) else None
 
 
 def _pictures(points: Sequence[Point], run: Path) -> list[Picture]:
