@@ -28,6 +28,7 @@ class Contestant(Config):
     Attributes:
         kind: The network; see :data:`kernels.lstm.adding.AddingKind`.
         hidden: Size of its state.
+        from_mean: Start from saying about 1, the mean of all sums.
         sequences: Sequences that it is trained on again and again, in a new order every time
             (what does not fill a batch is left out of that pass), or zero for new ones in every
             step.
@@ -42,8 +43,9 @@ class Contestant(Config):
     """
 
     # As in ``kernels.lstm.adding``, which a configuration must not import: it takes torch.
-    kind: Literal["rnn", "irnn", "lstm", "lstm_forget", "lstm_chrono"]
+    kind: Literal["rnn", "irnn", "lstm", "lstm_forget", "lstm_chrono", "lstm_quantiles"]
     hidden: PositiveInt = 128
+    from_mean: bool = False
     sequences: NonNegativeInt = 0
     steps: PositiveInt | None = None
     validate_every: PositiveInt = 20

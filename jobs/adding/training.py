@@ -50,7 +50,9 @@ def train(config: AddingConfig, member: Member, attempt: Attempt) -> dict[str, f
 def untrained(config: AddingConfig) -> AddingNetwork:
     """The network of a member's configuration."""
     chosen = config.chosen
-    return AddingNetwork(AddingSettings(chosen.kind, chosen.hidden, config.length))
+    return AddingNetwork(
+        AddingSettings(chosen.kind, chosen.hidden, config.length, chosen.from_mean)
+    )
 
 
 def measured(config: AddingConfig, network: nn.Module, member: Member) -> dict[str, Any]:

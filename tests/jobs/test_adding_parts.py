@@ -59,7 +59,7 @@ def test_members_are_networks_times_lengths_times_seeds() -> None:
 def test_the_networks_are_those_of_the_kernels() -> None:
     kinds = get_args(AddingKind)
     assert get_args(Contestant.model_fields["kind"].annotation) == kinds
-    assert len(kinds) == 5
+    assert len(kinds) == 6
 
 
 def test_the_baseline_is_what_the_seed_says() -> None:
