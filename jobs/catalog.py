@@ -80,6 +80,13 @@ WORKLOADS = {
             "jobs.lstm.collection:summarize",
             "lstm/lstm.yaml",
         ),
+        Workload(
+            "adding",
+            "jobs.adding.config:AddingConfig",
+            "jobs.adding.config:stages",
+            "jobs.adding.collection:summarize",
+            "adding/adding.yaml",
+        ),
     ]
 }
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from kernels.lstm.initialization import chrono, forget_bias, identity_recurrence
 
-AddingKind = Literal["rnn", "irnn", "lstm", "lstm_forget", "lstm_chrono"]
+AddingKind = Literal["rnn", "irnn", "lstm", "lstm_forget", "lstm_chrono", "lstm_quantiles"]
 """Plain tanh network; ReLU with identity recurrence; LSTM as torch initializes it, with open
-forget gates, with chrono initialization."""
+forget gates, with chrono initialization drawn at random, with its quantiles."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class AddingSettings:
         kind: Which network.
         hidden: Size of the state.
         length: Steps of the sequences, for chrono initialization.
+        from_mean: Start from saying about 1, the mean of all sums.
 
     Raises:
         ValueError: There is no such kind, or a size is impossible.
@@ -29,6 +30,7 @@ class AddingSettings:
     kind: AddingKind = "lstm_chrono"
     hidden: int = 128
     length: int = 100
+    from_mean: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(AddingKind):
@@ -65,6 +67,8 @@ class AddingNetwork(nn.Module):
         super().__init__()
         self.cell = _cell(settings)
         self.head = nn.Linear(settings.hidden, 1)
+        if settings.from_mean:
+            nn.init.ones_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sequences (N, T, 2) to sums (N, 1)."""
@@ -83,6 +87,6 @@ def _cell(settings: AddingSettings) -> nn.RNN | nn.LSTM:
     lstm = nn.LSTM(2, settings.hidden, batch_first=True)
     if settings.kind == "lstm_forget":
         forget_bias(lstm)
-    elif settings.kind == "lstm_chrono":
-        chrono(lstm, settings.length)
+    elif settings.kind in ("lstm_chrono", "lstm_quantiles"):
+        chrono(lstm, settings.length, settings.kind == "lstm_quantiles")
     return lstm

@@ -38,10 +38,16 @@ def chrono_forget(bias: Tensor, longest: int) -> Tensor:
 
 
 @torch.no_grad()
-def chrono(lstm: nn.LSTM, longest: int) -> None:
+def chrono(lstm: nn.LSTM, longest: int, quantiles: bool = False) -> None:
     r"""Spread the time scales of memory up to the longest dependency.
 
     .. math:: b_f \sim \log U(1, T - 1), \quad b_i = -b_f
+
+    Args:
+        lstm: What is initialized.
+        longest: T.
+        quantiles: Take the distribution's quantiles (n + 1/2) / H in the place of draws, so that
+            no seed lacks a time scale.
 
     References:
         Tallec & Ollivier, Can recurrent neural networks warp time?, ICLR 2018, eq. 16.
@@ -50,7 +56,11 @@ def chrono(lstm: nn.LSTM, longest: int) -> None:
         ValueError: The longest dependency is not longer than two steps.
     """
     i, f, _, _ = _gates(lstm, "bias_ih")
-    i.copy_(-chrono_forget(f, longest))
+    chrono_forget(f, longest)
+    if quantiles:
+        shares = (torch.arange(len(f)) + 0.5) / len(f)
+        f.copy_((1 + (longest - 2) * shares).log())
+    i.copy_(-f)
     for other in _gates(lstm, "bias_hh")[:2]:
         other.zero_()
 

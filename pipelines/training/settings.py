@@ -40,7 +40,7 @@ class TrainingConfig(Config):
     grain: PositiveInt = 8
     learning_rate: PositiveFloat = 2e-4
     weight_decay: NonNegativeFloat = 1e-3
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "constant", "late"] = "linear"
     clip: PositiveFloat | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     patience: PositiveInt | None = None
@@ -70,11 +70,13 @@ def learning_rate(config: TrainingConfig, epoch: int) -> float:
     """The learning rate of an epoch.
 
     ``linear`` is :math:`1 - e/E` of the first, ``cosine`` :math:`(1 + \\cos \\pi e/E)/2`.
+    ``late`` is constant for two thirds and then falls to zero as ``linear`` does.
     """
     progress = epoch / config.epochs
     factors = {
         "linear": 1 - progress,
         "cosine": (1 + math.cos(math.pi * progress)) / 2,
         "constant": 1.0,
+        "late": min(1.0, 3 * (1 - progress)),
     }
     return config.learning_rate * factors[config.schedule]

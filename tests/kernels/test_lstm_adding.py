@@ -88,6 +88,25 @@ def test_chrono_spreads_time_scales_up_to_the_longest() -> None:
     torch.testing.assert_close(i.sigmoid(), 1 - f.sigmoid(), rtol=1e-4, atol=1e-6)
 
 
+def test_the_quantiles_of_chrono_are_the_same_for_every_seed() -> None:
+    lstms = [nn.LSTM(2, 10), nn.LSTM(2, 10)]
+    for lstm in lstms:
+        chrono(lstm, 102, quantiles=True)
+    gates = [torch.stack(_biases(lstm)[:2]) for lstm in lstms]
+    assert torch.equal(gates[0], gates[1])
+    i, f = gates[0]
+    assert torch.equal(i, -f)
+    torch.testing.assert_close(f.exp(), torch.arange(6.0, 106.0, 10))
+
+
+def test_a_network_may_start_from_the_mean() -> None:
+    x, _ = adding_batch(50, 10, torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = AddingNetwork(AddingSettings("lstm_quantiles", length=10, from_mean=True))
+    assert abs(network(x).mean().item() - 1) < 0.1
+
+
 def test_an_irnn_keeps_what_it_has_seen() -> None:
     rnn = nn.RNN(2, 8, nonlinearity="relu", batch_first=True)
     identity_recurrence(rnn)

@@ -1,6 +1,7 @@
 """Whether two runs of a job came to the same, bit for bit."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from pipelines.tracking import VOLATILE, read_metrics
 from support.small_work import equal
 
 
-def differences(run: Path, twin: Path, sizes_too: bool = True) -> list[str]:
+def differences(
+    run: Path,
+    twin: Path,
+    sizes_too: bool = True,
+    folders: Sequence[str] = ("data", "ensemble.zarr"),
+) -> list[str]:
     """Everything that two runs of one job made and that is not the same in both.
 
     Compared are all files of data and ensemble by their bytes, weights, the last checkpoint of
@@ -22,10 +28,11 @@ def differences(run: Path, twin: Path, sizes_too: bool = True) -> list[str]:
         run: A run directory.
         twin: Another.
         sizes_too: Compare the learned microbatch as well, which out-of-memory rightly changes.
+        folders: Of data; both runs must have them.
     """
     found = [
         f"{folder}: other files or other bytes"
-        for folder in ("data", "ensemble.zarr")
+        for folder in folders
         if _tree(run / folder) != _tree(twin / folder)
     ]
     found += [

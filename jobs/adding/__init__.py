@@ -1,0 +1,1 @@
+"""The Adding Problem: networks x lengths x seeds as one array, and what comes of each."""
