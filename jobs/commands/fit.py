@@ -21,7 +21,9 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add the command of this module."""
     fit = commands.add_parser("fit", help="fit Gaussian mixtures to gridded densities")
     fit.add_argument("densities", type=Path, help="Zarr group with densities (B, N) and their grid")
-    fit.add_argument("-o", "--out", type=Path, required=True, help="the Zarr group to make")
+    fit.add_argument(
+        "-o", "--out", type=Path, help="the Zarr group to make (default: NAME-mixtures.zarr beside)"
+    )
     fit.add_argument(
         "-k", "--components", type=int, default=5, metavar="K", help="1 to 16 (default: 5)"
     )
@@ -49,6 +51,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     from pipelines.mixtures import DensityError, ModelError, fit_store, open_densities
 
     begun = time.perf_counter()
+    out = arguments.out or _beside(arguments.densities)
     try:
         densities = open_densities(
             arguments.densities, arguments.array, arguments.grid, arguments.kind
@@ -56,7 +59,7 @@ def _fit(arguments: argparse.Namespace) -> int:
         with _progress() as progress:
             summary = fit_store(
                 densities,
-                arguments.out,
+                out,
                 arguments.components,
                 model=arguments.model,
                 policy="replace" if arguments.replace else "report",
@@ -67,10 +70,15 @@ def _fit(arguments: argparse.Namespace) -> int:
         return FAILED
     seconds = time.perf_counter() - begun
     if arguments.json:
-        print(json.dumps(_record(arguments.out, summary, seconds), indent=1))
+        print(json.dumps(_record(out, summary, seconds), indent=1))
     else:
-        print("\n".join(_lines(arguments.out, summary, seconds)))
+        print("\n".join(_lines(out, summary, seconds)))
     return OK
+
+
+def _beside(densities: Path) -> Path:
+    path = densities.resolve()
+    return path.with_name(f"{path.stem}-mixtures.zarr")
 
 
 def _record(out: Path, summary: "Summary", seconds: float) -> dict[str, object]:

@@ -36,8 +36,9 @@ def test_a_store_is_fitted_and_told_of_in_json(store: Path) -> None:
 def test_a_store_is_fitted_and_told_of_to_people(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["fit", str(store), "-o", str(store.parent / "fits.zarr")]) == 0
+    assert main(["fit", str(store)]) == 0
     told = capsys.readouterr().out
+    assert told.startswith(f"{store.parent / 'densities-mixtures.zarr'}: ")
     assert "mixtures of 27 of 28 densities" in told
     assert "1 not finite" in told
     assert main(["fit", str(store), "-o", str(store.parent / "all.zarr"), "--replace"]) == 0
