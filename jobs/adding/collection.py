@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cluster import Member
 from cluster.files import write_atomic
-from jobs.adding.config import AddingConfig, member_config, point_of
+from jobs.adding.config import AddingConfig
 from jobs.adding.training import ensemble_path
 from jobs.page import write_page
 from pipelines.ensemble import collect as seal
@@ -128,7 +128,7 @@ def points_of(config: AddingConfig, run: Path, members: Sequence[int]) -> list[P
     for index in members:
         by_point.setdefault(index // config.seeds, []).append(_trained(group, index))
     return [
-        Point(_name(config, found[0].index), member_config(config, found[0].index), found)
+        Point(_name(config, found[0].index), config.member_config(found[0].index), found)
         for found in by_point.values()
     ]
 
@@ -158,10 +158,10 @@ def _trained(group: Any, index: int) -> Trained:
 
 
 def _name(config: AddingConfig, member: int) -> str:
-    values: Mapping[str, Any] = point_of(config, member)
+    values: Mapping[str, Any] = config.point_of(member)
     others = [
         f"{path.split('.')[-1]}={value}"
         for path, value in values.items()
         if path not in ("contestant", "length")
     ]
-    return " ".join([member_config(config, member).contestant, *others])
+    return " ".join([config.member_config(member).contestant, *others])

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from jobs.adding.collection import Point
-from jobs.adding.config import seed_number
 from jobs.adding.pictures import error_panels, example, scatter_panels
 from jobs.adding.problem import measured_on
 from jobs.adding.training import untrained
@@ -71,7 +70,7 @@ def _members_table(points: Sequence[Point]) -> Table:
             member.index,
             point.name,
             point.config.length,
-            seed_number(point.config, member.index),
+            point.config.seed_number(member.index),
             int(member.steps[-1]),
             *(member.steps_to(level) for level in levels),
             _short(member.final),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cluster import Attempt, Member
-from jobs.adding.config import AddingConfig, member_config, seed_number
+from jobs.adding.config import AddingConfig
 from jobs.adding.problem import Adding, measured_on, predicted, squared_error
 from jobs.outputs import publish_weights, tracker
 from kernels.lstm import AddingNetwork, AddingSettings
@@ -22,8 +22,8 @@ from pipelines.training.loop import Trainer, make_deterministic
 
 def train(config: AddingConfig, member: Member, attempt: Attempt) -> dict[str, float]:
     """Train one network and commit what it says; returns its steps and its errors."""
-    mine = member_config(config, member.index)
-    seed = derived_seed(config.seed, "train", seed_number(config, member.index))
+    mine = config.member_config(member.index)
+    seed = derived_seed(config.seed, "train", config.seed_number(member.index))
     make_deterministic(config.resources.train.cpus, seed)
     network = untrained(mine).to("cuda" if torch.cuda.is_available() else "cpu")
     with tracker(config.tracking, config, member, attempt) as tracking:
@@ -90,7 +90,7 @@ def commit(
 
 def layout(config: AddingConfig) -> list[ArraySpec]:
     """What a member writes."""
-    members = (member_config(config, index) for index in range(0, config.members, config.seeds))
+    members = (config.member_config(index) for index in range(0, config.members, config.seeds))
     validations = (max(mine.training.epochs for mine in members),)
     sequences = (config.evaluation.validation,)
     return [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cluster import Attempt, Member
-from jobs.gmm.config import GmmConfig, seed_number
+from jobs.gmm.config import GmmConfig
 from jobs.gmm.measuring import MEASURES, TestSet
 from jobs.gmm.training import trained
 from kernels.gmm.families import FAMILIES
@@ -97,7 +97,7 @@ def evaluate(config: GmmConfig, member: Member, attempt: Attempt) -> float:
     path = ensemble_path(member.run)
     attributes = _attributes(config, evaluation.test)
     create_ensemble(path, config.members, layout(config), attributes, _coordinates(config))
-    trained_from = derived_seed(config.seed, "train", seed_number(config, member.index))
+    trained_from = derived_seed(config.seed, "train", config.seed_number(member.index))
     provenance = gather_provenance(identity(config), trained_from)
     write_member(path, member.index, found, provenance, attempt.number)
     return float(found["kl"].mean())

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from jobs.gmm.collection import EM_STEPS, Collected, stored
-from jobs.gmm.config import point_of, seed_number
 from jobs.gmm.export import export_path
 from jobs.gmm.pictures import Fitted, error_curves, fit_panels, health_panels
 from kernels.gmm import Mixture
@@ -70,9 +69,9 @@ def _families_table(found: Collected) -> Table:
 def _members_table(found: Collected) -> Table:
     rows = []
     for member in found.members:
-        point = point_of(found.config, member.index)
+        point = found.config.point_of(member.index)
         told = ", ".join(f"{path}={value}" for path, value in point.items()) or "as configured"
-        seed = seed_number(found.config, member.index)
+        seed = found.config.seed_number(member.index)
         kl = float(member.measures["kl"].mean())
         last = [row for row in member.rows if "validation" in row][-1]
         health = [last[name] for name in ("floor_ratio", "order_violations", "skipped")]

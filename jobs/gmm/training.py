@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster import Attempt, Member
-from jobs.gmm.config import GmmConfig, member_config, seed_number
+from jobs.gmm.config import GmmConfig
 from jobs.gmm.densities import Batch, Source, choose, source
 from jobs.gmm.health import health
 from jobs.outputs import publish_weights, tracker
@@ -86,8 +86,8 @@ def untrained(config: GmmConfig) -> Refiner:
 
 def train(config: GmmConfig, member: Member, attempt: Attempt) -> dict[str, float]:
     """Train one refiner and publish its weights; returns its best validation and its skips."""
-    mine = member_config(config, member.index)
-    seed = derived_seed(config.seed, "train", seed_number(config, member.index))
+    mine = config.member_config(member.index)
+    seed = derived_seed(config.seed, "train", config.seed_number(member.index))
     make_deterministic(config.resources.train.cpus, seed)
     network = untrained(mine).to("cuda" if torch.cuda.is_available() else "cpu")
     with tracker(config.tracking, config, member, attempt) as tracking:
@@ -132,7 +132,7 @@ def weights_path(run: Path, member: int) -> Path:
 
 def trained(config: GmmConfig, run: Path, member: int) -> Refiner:
     """A member's trained network, on the CPU."""
-    network = untrained(member_config(config, member))
+    network = untrained(config.member_config(member))
     weights = torch.load(weights_path(run, member), map_location="cpu", weights_only=True)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False)

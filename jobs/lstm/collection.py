@@ -16,7 +16,7 @@ import zarr
 
 from cluster import Member
 from cluster.files import write_atomic
-from jobs.lstm.config import LstmConfig, member_config, point_of
+from jobs.lstm.config import LstmConfig
 from jobs.lstm.evaluation import METHODS, ensemble_path
 from jobs.lstm.sites import sites_path
 from jobs.page import write_page
@@ -171,7 +171,7 @@ def stored(run: Path, name: str, member: int) -> Any:
 
 def point_name(config: LstmConfig, member: int) -> str:
     """The point of the sweep that a member stands for, in words."""
-    point = point_of(config, member)
+    point = config.point_of(member)
     told = ", ".join(f"{path.split('.')[-1]} {value}" for path, value in point.items())
     return told or "as configured"
 
@@ -181,7 +181,7 @@ def _tested(config: LstmConfig, run: Path, index: int) -> Tested:
     told = read_commit(ensemble_path(run), index)
     return Tested(
         index,
-        member_config(config, index).split.kind,
+        config.member_config(index).split.kind,
         [dict(row) for row in read_metrics(path)],
         np.asarray(stored(run, "scores", index), np.float64),
         float(stored(run, "mass_residual", index)[0]),

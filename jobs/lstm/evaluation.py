@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster import Attempt, Member
-from jobs.lstm.config import LstmConfig, seed_number
+from jobs.lstm.config import LstmConfig
 from jobs.lstm.samples import Samples
 from kernels.lstm import StaticDynamicLSTM, mass_residual
 from pipelines.ensemble import ArraySpec, create_ensemble, gather_provenance, write_member
@@ -106,7 +106,7 @@ def commit(
         "static_names": list(STATIC),
     }
     create_ensemble(path, config.members, layout(config), attributes)
-    seed = derived_seed(config.seed, "train", seed_number(config, member.index))
+    seed = derived_seed(config.seed, "train", config.seed_number(member.index))
     provenance = gather_provenance(identity(config), seed) | dict(told)
     write_member(path, member.index, found, provenance, attempt.number)
 

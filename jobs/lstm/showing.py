@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from jobs.lstm.collection import Collected, Tested, point_name, stored
-from jobs.lstm.config import seed_number
 from jobs.lstm.evaluation import METHODS
 from jobs.lstm.pictures import (
     Series,
@@ -88,7 +87,7 @@ def _members_table(found: Collected) -> Table:
     rows = []
     for member in found.members:
         name = point_name(found.config, member.index)
-        seed = seed_number(found.config, member.index)
+        seed = found.config.seed_number(member.index)
         nse = [_short(value) for value in member.spread("nse").median]
         drift = [_short(value) for value in member.annual_bias.values()]
         last = [row for row in member.rows if "loss" in row][-1]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster import Attempt, Member
-from jobs.lstm.config import LstmConfig, member_config, seed_number
+from jobs.lstm.config import LstmConfig
 from jobs.lstm.evaluation import commit, free_run, tested
 from jobs.lstm.samples import Batch, Samples
 from jobs.lstm.sites import sites_path
@@ -134,8 +134,8 @@ def untrained(
 
 def train(config: LstmConfig, member: Member, attempt: Attempt) -> dict[str, float]:
     """Train one network, test it free-running, and commit; returns its validation and its skips."""
-    mine = member_config(config, member.index)
-    seed = derived_seed(config.seed, "train", seed_number(config, member.index))
+    mine = config.member_config(member.index)
+    seed = derived_seed(config.seed, "train", config.seed_number(member.index))
     make_deterministic(config.resources.train.cpus, seed)
     samples = Samples(mine, read_sites(sites_path(member.run)))
     network = untrained(mine, samples.records, samples.normalizer)

@@ -16,7 +16,6 @@ from support.gmm import BAD_STEP, gmm_plan, resolved, run_stages, train_spoiled
 
 from cluster import Member
 from cluster.calls import Call
-from jobs.gmm.config import member_config
 from jobs.gmm.densities import Drawn, Stored, store_path
 from jobs.gmm.export import export_path
 from jobs.gmm.health import health, peak
@@ -205,7 +204,7 @@ def test_the_best_by_validation_is_exported_with_its_command(run: Path) -> None:
     model = torch.load(export_path(run), weights_only=True)
     assert model["made_by"]["member"] == best
     assert model["made_by"]["command"] == "yaoki run gmm --preset smoke"
-    assert model["config"] == member_config(CONFIG, best).refiner.model_dump()
+    assert model["config"] == CONFIG.member_config(best).refiner.model_dump()
     weights = torch.load(weights_path(run, best), weights_only=True)
     assert all(torch.equal(value, weights[name]) for name, value in model["weights"].items())
     assert model["weights"].keys() == weights.keys()

@@ -15,9 +15,6 @@ from jobs.lstm.config import (
     SitesConfig,
     SplitConfig,
     Variant,
-    member_config,
-    point_of,
-    seed_number,
     stages,
 )
 from kernels.lstm import LSTMSettings
@@ -45,10 +42,10 @@ def test_the_whole_job_has_nine_variants_on_three_splits_from_five_seeds() -> No
         "train": 135,
         "collect": 1,
     }
-    found = member_config(config, 134)
+    found = config.member_config(134)
     assert (found.network.variant, found.split.kind) == ("ea_lstm", "warm_site")
-    assert point_of(config, 5) == {"network.variant": "none", "split.kind": "time"}
-    assert [seed_number(config, member) for member in (0, 4, 5, 134)] == [0, 4, 0, 4]
+    assert config.point_of(5) == {"network.variant": "none", "split.kind": "time"}
+    assert [config.seed_number(member) for member in (0, 4, 5, 134)] == [0, 4, 0, 4]
 
 
 @pytest.mark.parametrize("preset", ["full", "small", "smoke"])

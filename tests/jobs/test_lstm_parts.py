@@ -11,7 +11,7 @@ import torch
 from support.lstm_job import lstm_plan, resolved, run_stages
 
 from jobs.lstm.collection import stored, summarize
-from jobs.lstm.config import LstmConfig, Variant, member_config
+from jobs.lstm.config import LstmConfig, Variant
 from jobs.lstm.evaluation import METHODS, free_run
 from jobs.lstm.samples import Samples
 from jobs.lstm.sites import sites_path
@@ -152,7 +152,7 @@ def members(run: Path) -> list[tuple[int, LstmConfig, Samples]]:
     return [
         (index, mine, Samples(mine, sites))
         for index in range(config.members)
-        for mine in [member_config(config, index)]
+        for mine in [config.member_config(index)]
     ]
 
 
