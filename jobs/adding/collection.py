@@ -1,6 +1,5 @@
 """Stage ``collect``: seal the ensemble, count the steps to each level, and write the report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,10 @@ import zarr
 from numpy.typing import NDArray
 
 from cluster import Member
-from cluster.files import write_atomic
 from jobs.adding.config import AddingConfig
-from jobs.adding.training import ensemble_path
-from jobs.page import write_page
+from jobs.collecting import write_report
+from jobs.outputs import ensemble_path
 from pipelines.ensemble import collect as seal
-from pipelines.report import save_section
 
 Array = NDArray[np.floating[Any]]
 
@@ -114,10 +111,7 @@ def summarize(config: AddingConfig, run: Path, partial: bool = False) -> dict[st
     manifest = seal(ensemble_path(run), partial)
     points = points_of(config, run, manifest["valid"])
     scores = evaluate(points)
-    (run / "report").mkdir(exist_ok=True)
-    write_atomic(run / "report" / "evaluation.json", json.dumps(scores, indent=1).encode())
-    save_section(run, "adding", section(points, run))
-    write_page(run)
+    write_report(run, "adding", scores, lambda: section(points, run))
     return scores
 
 

@@ -10,7 +10,7 @@ from jobs.adding.collection import Point
 from jobs.adding.pictures import error_panels, example, scatter_panels
 from jobs.adding.problem import measured_on
 from jobs.adding.training import untrained
-from pipelines.figures import save_png
+from jobs.collecting import save_picture
 from pipelines.report import Fact, Picture, Section, Table
 
 
@@ -106,16 +106,10 @@ def _pictures(points: Sequence[Point], run: Path) -> list[Picture]:
             f"The first validation sequence of {length} steps, and what the median seeds say.",
             "A sequence of values, two of which are marked, and predictions of their sum.",
         )
-    return [_picture(run, name, *parts) for name, parts in drawn.items()]
+    return [save_picture(run, name, *parts) for name, parts in drawn.items()]
 
 
 def _example(points: Sequence[Point]) -> Any:
     sequences = measured_on(points[0].config, "validation")
     said = {point.name: float(point.middle.prediction[0]) for point in points}
     return example(sequences.x[0].numpy(), said, float(sequences.y[0]))
-
-
-def _picture(run: Path, name: str, figure: Any, caption: str, alt: str) -> Picture:
-    path = run / "report" / f"{name}.png"
-    save_png(figure, path)
-    return Picture(caption, alt, path)

@@ -1,7 +1,6 @@
 """Stage ``evaluate``: each member fits the test densities, those of unseen families included."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from cluster import Attempt, Member
 from jobs.gmm.config import GmmConfig
 from jobs.gmm.measuring import MEASURES, TestSet
 from jobs.gmm.training import trained
+from jobs.outputs import ensemble_path
 from kernels.gmm.families import FAMILIES
 from kernels.gmm.inference import infer
 from kernels.gmm.refiner import Refiner
@@ -77,11 +77,6 @@ def _padded(values: Tensor, most: int) -> Tensor:
     if values.ndim == 1:  # a measure: one value a density
         return values
     return torch.nn.functional.pad(values, (0, most - values.shape[-1]), value=torch.nan)
-
-
-def ensemble_path(run: Path) -> Path:
-    """Where the ensemble lies in the run directory."""
-    return run / "ensemble.zarr"
 
 
 def evaluate(config: GmmConfig, member: Member, attempt: Attempt) -> float:

@@ -12,7 +12,7 @@ import torch
 
 from cluster.files import write_atomic
 from jobs.gmm.config import GmmConfig
-from jobs.gmm.training import weights_path
+from jobs.outputs import weights_path
 from pipelines.config import load, preset_names
 from pipelines.plan import CIRCUMSTANCES, git_state, identity
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from cluster import Attempt, Member
 from jobs.gmm.config import GmmConfig
 from jobs.gmm.densities import Batch, Source, choose, source
 from jobs.gmm.health import health
-from jobs.outputs import publish_weights, tracker
+from jobs.outputs import publish_weights, resume, tracker, weights_path
 from kernels.gmm.families import draw_batch, uniform_edges
 from kernels.gmm.gridded import Gridded, kl_divergence
 from kernels.gmm.refiner import Refiner, RefinerConfig
@@ -93,19 +92,13 @@ def train(config: GmmConfig, member: Member, attempt: Attempt) -> dict[str, floa
     with tracker(config.tracking, config, member, attempt) as tracking:
         objective = Fitting(mine, source(mine, member.run, seed), seed, network)
 
-        def note(step: int, values: Mapping[str, Any]) -> None:
-            tracking.log(step, values)
-            # A checkpoint that outlives a power cut must not be ahead of the rows.
-            tracking.sync()
-
         def record(step: int, metrics: Mapping[str, float]) -> None:
-            note(step, {**metrics, **(objective.health if "validation" in metrics else {})})
+            health = objective.health if "validation" in metrics else {}
+            tracking.record(step, {**metrics, **health})
 
-        guard = guard_of(mine, member, note)
+        guard = guard_of(mine, member, tracking.record)
         trainer = Trainer(network, objective, mine.training, record, attempt, guard)
-        attempt.restore(trainer)
-        if attempt.number > 1:
-            tracking.rewind(trainer.steps_done)
+        resume(attempt, trainer, tracking)
         for _ in attempt.steps(trainer):
             trainer.step()
     publish_weights(trainer.final_network, weights_path(member.run, member.index))
@@ -123,11 +116,6 @@ def guard_of(config: GmmConfig, member: Member, note: Note) -> Guard:
         "'python -m jobs.gmm.replay FILE'",
         config.tracking.detect_anomaly,
     )
-
-
-def weights_path(run: Path, member: int) -> Path:
-    """Where the trained weights of a member lie."""
-    return run / "weights" / f"{member:04d}.pt"
 
 
 def trained(config: GmmConfig, run: Path, member: int) -> Refiner:

@@ -21,8 +21,9 @@ from jobs.gmm.export import export_path
 from jobs.gmm.health import health, peak
 from jobs.gmm.measuring import TestSet
 from jobs.gmm.replay import replay
-from jobs.gmm.training import Fitting, untrained, validation_densities, weights_path
+from jobs.gmm.training import Fitting, untrained, validation_densities
 from jobs.launch import StageFailedError
+from jobs.outputs import weights_path
 from kernels.gmm.em import sigma_bounds
 from kernels.gmm.gridded import Gridded
 from kernels.gmm.mixture import Mixture

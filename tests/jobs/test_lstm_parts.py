@@ -10,12 +10,14 @@ import pytest
 import torch
 from support.lstm_job import lstm_plan, resolved, run_stages
 
-from jobs.lstm.collection import stored, summarize
+from jobs.collecting import stored
+from jobs.lstm.collection import summarize
 from jobs.lstm.config import LstmConfig, Variant
 from jobs.lstm.evaluation import METHODS, free_run
 from jobs.lstm.samples import Samples
 from jobs.lstm.sites import sites_path
-from jobs.lstm.training import Forecasting, untrained, weights_path
+from jobs.lstm.training import Forecasting, untrained
+from jobs.outputs import weights_path
 from pipelines.fluxes import FluxError, FluxRecords, Normalizer, SiteRun, read_sites, simulate_sites
 from pipelines.fluxes.scores import SCORES
 from pipelines.report import load_sections
