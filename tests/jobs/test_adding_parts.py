@@ -1,8 +1,6 @@
 """Parts of the Adding Problem: its configuration, what is drawn, and what is left behind."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -94,16 +92,6 @@ def test_impossible_values_are_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(ValidationError, match=said):
         AddingConfig(**wrong)
-
-
-def test_a_plan_needs_no_torch() -> None:
-    code = (
-        "import sys; from jobs.catalog import WORKLOADS as w; from pathlib import Path;"
-        "w['adding'].plan(w['adding'].resolve('smoke', []).config, Path()).record();"
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
 
 
 # --- What is drawn --------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 import dataclasses
 import shlex
-import subprocess
-import sys
 from typing import Any, get_args
 
 import pytest
@@ -111,13 +109,3 @@ def test_impossible_values_are_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(ValidationError, match=said):
         section(**wrong)
-
-
-def test_a_plan_needs_no_torch() -> None:
-    code = (
-        "import sys; from jobs.catalog import WORKLOADS as w; from pathlib import Path;"
-        "w['gmm'].plan(w['gmm'].resolve('smoke', []).config, Path()).record();"
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -12,7 +12,8 @@ import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.gmm import BAD_STEP, gmm_plan, resolved, run_stages, train_spoiled
+from support.faults import run_until
+from support.gmm import BAD_STEP, gmm_plan, resolved, train_spoiled
 
 from cluster import Member
 from cluster.calls import Call
@@ -40,7 +41,7 @@ CONFIG = resolved()
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run, its report included."""
     plan = gmm_plan(tmp_path_factory.mktemp("whole"))
-    run_stages(plan, "inline", "simulate", "train", "evaluate", "collect")
+    run_until(plan, "inline", "collect")
     return plan.directory
 
 
@@ -48,10 +49,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def failed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run in which a step is not finite although none may be, and what it said."""
     plan = gmm_plan(tmp_path_factory.mktemp("failed"), "training.max_skipped=0.0")
-    run_stages(plan, "inline", "simulate")
+    run_until(plan, "inline", "simulate")
     calls = [Call(train_spoiled, (plan.config,))] * 2
     with pytest.raises(StageFailedError) as error:
-        run_stages(plan, "inline", "simulate", "train", train_with=calls)
+        run_until(plan, "inline", "train", calls)
     return plan.directory, str(error.value)
 
 

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from support.lstm_job import lstm_plan, resolved, run_stages
+from support.faults import run_until
+from support.lstm_job import lstm_plan, resolved
 
 from jobs.collecting import stored
 from jobs.lstm.collection import summarize
@@ -35,7 +36,7 @@ def records() -> FluxRecords:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run, its report included."""
     plan = lstm_plan(tmp_path_factory.mktemp("whole"))
-    run_stages(plan, "inline", "collect")
+    run_until(plan, "inline", "collect")
     return plan.directory
 
 
