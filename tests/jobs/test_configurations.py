@@ -1,4 +1,4 @@
-"""Every workload tells what each of its values means, and is planned in no time."""
+"""Every workload tells what each of its values means, and is planned without torch."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def test_every_value_has_a_meaning(name: str) -> None:
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_a_plan_needs_no_torch(name: str) -> None:
     code = (
-        f"import sys; from jobs.catalog import WORKLOADS as w; from pathlib import Path;"
+        "import sys; from jobs.catalog import WORKLOADS as w; from pathlib import Path;"
         f"w[{name!r}].plan(w[{name!r}].resolve('smoke', []).config, Path()).record();"
         "print('torch' in sys.modules)"
     )

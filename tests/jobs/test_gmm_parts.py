@@ -191,11 +191,16 @@ def test_the_ensemble_holds_mixtures_and_what_they_are_worth(run: Path) -> None:
     group = zarr.open_group(run / "ensemble.zarr", mode="r")
     test, found = TestSet(CONFIG), {name: np.asarray(array) for name, array in group.arrays()}
     assert found["components"].tolist() == [2, 3]
+    # Means and sigmas are stored in float32, so a quantile is off by half a last place of each, up
+    # to eps times the farthest edge: in standard deviations that is much where these are small.
+    rounding = torch.finfo(torch.float32).eps * test.gridded.edges.abs().max() / test.sd
     for size, components in enumerate((2, 3)):
         parts = (torch.from_numpy(found[name][1, size]) for name in Mixture._fields)
         fit = Mixture(*(part[:, :components] for part in parts))
         for name, values in test.measured(fit).items():
-            np.testing.assert_allclose(found[name][1, size], values, rtol=1e-5, atol=1e-5)
+            error = (torch.from_numpy(found[name][1, size]) - values).abs()
+            allowed = rounding if name == "tail_error" else torch.tensor(1e-6)
+            assert (error <= allowed + 1e-5 * values.abs()).all(), name
     assert np.isnan(found["means"][:, 0, :, 2:]).all()
 
 
