@@ -1,6 +1,6 @@
 """The configuration of the mixture job, its sweep, and the stages that follow from it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_validator
 
@@ -45,18 +45,7 @@ class DataConfig(Config):
         per_shard: Densities a store; each store is one member of that stage and has one grid.
     """
 
-    families: tuple[TrainedFamily, ...] = (
-        "mixture_few",
-        "mixture_many",
-        "bimodal_far",
-        "max_pair",
-        "skew_normal",
-        "student_t",
-        "log_normal",
-        "uniform",
-        "sharp",
-        "spiky",
-    )
+    families: tuple[TrainedFamily, ...] = get_args(TrainedFamily)
     points: tuple[Points, Points] = (48, 512)
     components: tuple[Components, ...] = (3, 5, 8)
     kinds: tuple[Literal["cell_mass", "point_density"], ...] = ("cell_mass",)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.comparison import differences
 from support.diffusion import diffusion_plan
-from support.faults import train_out_of_memory
+from support.faults import run_until, train_out_of_memory
 
 from cluster import Cause
 from cluster.calls import Call
@@ -32,9 +32,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing befell."""
     plan = diffusion_plan(tmp_path_factory.mktemp("twin"), *OVERRIDES)
-    launcher = Launcher(plan, "local")
-    launcher.lay_out()
-    launcher.run()
+    run_until(plan, "local", "collect")
     return plan.directory
 
 
