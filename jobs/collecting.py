@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedMember:
-    """One member, looked at from its end.
+    """One member of the stage ``train``, looked at from its end.
 
     Attributes:
         index: Of the member.

@@ -93,8 +93,8 @@ def train(config: GmmConfig, member: Member, attempt: Attempt) -> dict[str, floa
         objective = Fitting(mine, source(mine, member.run, seed), seed, network)
 
         def record(step: int, metrics: Mapping[str, float]) -> None:
-            health = objective.health if "validation" in metrics else {}
-            tracking.record(step, {**metrics, **health})
+            told = objective.health if "validation" in metrics else {}
+            tracking.record(step, {**metrics, **told})
 
         guard = guard_of(mine, member, tracking.record)
         trainer = Trainer(network, objective, mine.training, record, attempt, guard)
