@@ -25,18 +25,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-for threads in ("OMP_NUM_THREADS", "BLOSC_NTHREADS"):
-    os.environ.setdefault(threads, "1")
+# Read at import.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("BLOSC_NTHREADS", "1")
 
-import h5py  # noqa: E402  (threads are read at import)
-import numpy as np  # noqa: E402
-import tensorstore  # noqa: E402
-import zarr  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
+import h5py
+import numpy as np
+import tensorstore
+import zarr
+from numpy.typing import NDArray
 
-from pipelines.ensemble import ArraySpec, create_ensemble, gather, write_member  # noqa: E402
-from pipelines.ensemble.layout import Codec  # noqa: E402
-from pipelines.ensemble.shards import Shard, rounded  # noqa: E402
+from pipelines.ensemble import ArraySpec, create_ensemble, gather, write_member
+from pipelines.ensemble.layout import Codec
+from pipelines.ensemble.shards import Shard, rounded
 
 Array = NDArray[np.float32]
 

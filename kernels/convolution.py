@@ -1,5 +1,6 @@
 """Convolutions and normalization of periodic fields, in channels-last memory."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -51,7 +52,8 @@ def circular_pad(x: Tensor, p: int) -> Tensor:
         return x
     if p > min(x.shape[-2:]):
         raise ValueError(f"a halo of {p} cells does not fit fields of {tuple(x.shape[-2:])}")
-    return cast(Tensor, _CircularPad.apply(x, p))  # type: ignore[no-untyped-call]
+    pad: Callable[[Tensor, int], Tensor] = _CircularPad.apply
+    return pad(x, p)
 
 
 class CircularConv2d(nn.Conv2d):

@@ -15,6 +15,7 @@ References:
     Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, arXiv:1509.09308.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -247,6 +248,5 @@ def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         Fields (B, C_out, H, W) in channels-last memory. Differentiable once.
     """
-    fields = x.permute(0, 2, 3, 1).contiguous()
-    y: Tensor = _Winograd.apply(fields, weight, bias)  # type: ignore[no-untyped-call]
-    return y.permute(0, 3, 1, 2)
+    convolve: Callable[[Tensor, Tensor, Tensor], Tensor] = _Winograd.apply
+    return convolve(x.permute(0, 2, 3, 1).contiguous(), weight, bias).permute(0, 3, 1, 2)

@@ -1,6 +1,5 @@
 """The campaign's work under submitit alone, by the recipe of its docs/checkpointing.md."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -47,7 +46,7 @@ class NetworkTraining:
         scratch = path.with_suffix(".tmp")
         state = {"work": self.trainer.state_dict(), "random": random_state.capture()}
         torch.save(state, scratch)
-        os.replace(scratch, path)  # noqa: PTH105 - beside torch.save as in any recipe
+        scratch.replace(path)
 
 
 class Submitit:

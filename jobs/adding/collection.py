@@ -1,6 +1,5 @@
 """Stage ``collect``: seal the ensemble, count the steps to each level, and write the report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,10 @@ import zarr
 from numpy.typing import NDArray
 
 from cluster import Member
-from cluster.files import write_atomic
-from jobs.adding.config import AddingConfig, member_config, point_of
-from jobs.adding.training import ensemble_path
-from jobs.page import write_page
+from jobs.adding.config import AddingConfig
+from jobs.collecting import write_report
+from jobs.outputs import ensemble_path
 from pipelines.ensemble import collect as seal
-from pipelines.report import save_section
 
 Array = NDArray[np.floating[Any]]
 
@@ -114,10 +111,7 @@ def summarize(config: AddingConfig, run: Path, partial: bool = False) -> dict[st
     manifest = seal(ensemble_path(run), partial)
     points = points_of(config, run, manifest["valid"])
     scores = evaluate(points)
-    (run / "report").mkdir(exist_ok=True)
-    write_atomic(run / "report" / "evaluation.json", json.dumps(scores, indent=1).encode())
-    save_section(run, "adding", section(points, run))
-    write_page(run)
+    write_report(run, "adding", scores, lambda: section(points, run))
     return scores
 
 
@@ -128,7 +122,7 @@ def points_of(config: AddingConfig, run: Path, members: Sequence[int]) -> list[P
     for index in members:
         by_point.setdefault(index // config.seeds, []).append(_trained(group, index))
     return [
-        Point(_name(config, found[0].index), member_config(config, found[0].index), found)
+        Point(_name(config, found[0].index), config.member_config(found[0].index), found)
         for found in by_point.values()
     ]
 
@@ -158,10 +152,10 @@ def _trained(group: Any, index: int) -> Trained:
 
 
 def _name(config: AddingConfig, member: int) -> str:
-    values: Mapping[str, Any] = point_of(config, member)
+    values: Mapping[str, Any] = config.point_of(member)
     others = [
         f"{path.split('.')[-1]}={value}"
         for path, value in values.items()
         if path not in ("contestant", "length")
     ]
-    return " ".join([member_config(config, member).contestant, *others])
+    return " ".join([config.member_config(member).contestant, *others])

@@ -1,6 +1,5 @@
 """The configuration of the Adding Problem, its sweep, and the stages that follow from it."""
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -12,8 +11,8 @@ from pydantic import (
     model_validator,
 )
 
-from pipelines.config import Config, with_values
-from pipelines.config.sweep import Point, check_sweep, grid
+from pipelines.config import Config
+from pipelines.config.sweep import SweptConfig
 from pipelines.plan import Resources, StagePlan
 from pipelines.tracking.settings import TrackingConfig
 from pipelines.training.settings import TrainingConfig
@@ -101,20 +100,16 @@ class StageResources(Config):
     collect: Resources = Resources()
 
 
-class AddingConfig(Config):
+class AddingConfig(SweptConfig):
     """The comparison.
 
     Attributes:
-        seed: All randomness follows from it.
-        seeds: Networks of each point of the sweep, trained from different seeds.
         contestant: Which of the contestants, where no sweep says so.
         length: Which of the tasks, by its length, where no sweep says so.
-        sweep: Lists of values to try in the place of those below, in every combination.
         contestants: The networks, by name.
         tasks: The lengths.
     """
 
-    seed: int = 0
     seeds: PositiveInt = 5
     contestant: str = "lstm_chrono"
     length: PositiveInt = 100
@@ -126,16 +121,6 @@ class AddingConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig(project="yaoki-adding")
     resources: StageResources = StageResources()
-
-    @property
-    def points(self) -> list[Point]:
-        """The points of the sweep."""
-        return grid(self.sweep)
-
-    @property
-    def members(self) -> int:
-        """Networks in all."""
-        return len(self.points) * self.seeds
 
     @property
     def chosen(self) -> Contestant:
@@ -188,25 +173,8 @@ class AddingConfig(Config):
                 f"contestants.{self.contestant}.validate_every must divide the steps, "
                 f"{self.steps}; found {self.chosen.validate_every}"
             )
-        if self.sweep:
-            check_sweep(self.model_copy(update={"sweep": {}}), self.sweep, SWEPT)
+        self._check_sweep(SWEPT)
         return self
-
-
-def seed_number(config: AddingConfig, member: int) -> int:
-    """Which of the seeds a member has; every point of the sweep has the same ones."""
-    return member % config.seeds
-
-
-def point_of(config: AddingConfig, member: int) -> Mapping[str, JsonValue]:
-    """The point of the sweep that a member stands for."""
-    return config.points[member // config.seeds]
-
-
-def member_config(config: AddingConfig, member: int) -> AddingConfig:
-    """The configuration of one member: the job's, with the values of its point."""
-    alone = config.model_copy(update={"sweep": {}})
-    return with_values(alone, point_of(config, member))
 
 
 def stages(config: AddingConfig) -> list[StagePlan]:

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from jobs.adding.collection import Point
-from jobs.adding.config import seed_number
 from jobs.adding.pictures import error_panels, example, scatter_panels
 from jobs.adding.problem import measured_on
 from jobs.adding.training import untrained
-from pipelines.figures import save_png
+from jobs.collecting import save_picture
 from pipelines.report import Fact, Picture, Section, Table
 
 
@@ -71,7 +70,7 @@ def _members_table(points: Sequence[Point]) -> Table:
             member.index,
             point.name,
             point.config.length,
-            seed_number(point.config, member.index),
+            point.config.seed_number(member.index),
             int(member.steps[-1]),
             *(member.steps_to(level) for level in levels),
             _short(member.final),
@@ -107,16 +106,10 @@ def _pictures(points: Sequence[Point], run: Path) -> list[Picture]:
             f"The first validation sequence of {length} steps, and what the median seeds say.",
             "A sequence of values, two of which are marked, and predictions of their sum.",
         )
-    return [_picture(run, name, *parts) for name, parts in drawn.items()]
+    return [save_picture(run, name, *parts) for name, parts in drawn.items()]
 
 
 def _example(points: Sequence[Point]) -> Any:
     sequences = measured_on(points[0].config, "validation")
     said = {point.name: float(point.middle.prediction[0]) for point in points}
     return example(sequences.x[0].numpy(), said, float(sequences.y[0]))
-
-
-def _picture(run: Path, name: str, figure: Any, caption: str, alt: str) -> Picture:
-    path = run / "report" / f"{name}.png"
-    save_png(figure, path)
-    return Picture(caption, alt, path)

@@ -1,7 +1,6 @@
 """Stage ``train``: each member trains one network until it has learned, or its steps are up."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,9 @@ import torch
 from torch import nn
 
 from cluster import Attempt, Member
-from jobs.adding.config import AddingConfig, member_config, seed_number
+from jobs.adding.config import AddingConfig
 from jobs.adding.problem import Adding, measured_on, predicted, squared_error
-from jobs.outputs import publish_weights, tracker
+from jobs.outputs import ensemble_path, publish_weights, resume, tracker, weights_path
 from kernels.lstm import AddingNetwork, AddingSettings
 from pipelines.ensemble import ArraySpec, create_ensemble, gather_provenance, write_member
 from pipelines.plan import identity
@@ -22,25 +21,18 @@ from pipelines.training.loop import Trainer, make_deterministic
 
 def train(config: AddingConfig, member: Member, attempt: Attempt) -> dict[str, float]:
     """Train one network and commit what it says; returns its steps and its errors."""
-    mine = member_config(config, member.index)
-    seed = derived_seed(config.seed, "train", seed_number(config, member.index))
+    mine = config.member_config(member.index)
+    seed = derived_seed(config.seed, "train", config.seed_number(member.index))
     make_deterministic(config.resources.train.cpus, seed)
     network = untrained(mine).to("cuda" if torch.cuda.is_available() else "cpu")
     with tracker(config.tracking, config, member, attempt) as tracking:
-
-        def record(step: int, metrics: Mapping[str, float]) -> None:
-            tracking.log(step, metrics)
-            # A checkpoint that outlives a power cut must not be ahead of the rows.
-            tracking.sync()
-
-        trainer = Trainer(network, Adding(mine, seed, network), mine.training, record, attempt)
-        attempt.restore(trainer)
-        if attempt.number > 1:
-            tracking.rewind(trainer.steps_done)
+        objective = Adding(mine, seed, network)
+        trainer = Trainer(network, objective, mine.training, tracking.record, attempt)
+        resume(attempt, trainer, tracking)
         for _ in attempt.steps(trainer):
             trainer.step()
             trainer.stopped = trainer.best < mine.task.goal
-    publish_weights(trainer.final_network, member.run / "weights" / f"{member.index:04d}.pt")
+    publish_weights(trainer.final_network, weights_path(member.run, member.index))
     found = measured(mine, trainer.final_network, member)
     commit(config, member, found, seed, attempt.number)
     errors = {"validation": trainer.best, "test": float(found["test"])}
@@ -69,11 +61,6 @@ def measured(config: AddingConfig, network: nn.Module, member: Member) -> dict[s
     }
 
 
-def ensemble_path(run: Path) -> Path:
-    """Where the ensemble lies in the run directory."""
-    return run / "ensemble.zarr"
-
-
 def commit(
     config: AddingConfig, member: Member, found: Mapping[str, Any], seed: int, fence: int
 ) -> None:
@@ -90,7 +77,7 @@ def commit(
 
 def layout(config: AddingConfig) -> list[ArraySpec]:
     """What a member writes."""
-    members = (member_config(config, index) for index in range(0, config.members, config.seeds))
+    members = (config.member_config(index) for index in range(0, config.members, config.seeds))
     validations = (max(mine.training.epochs for mine in members),)
     sequences = (config.evaluation.validation,)
     return [

@@ -4,11 +4,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.commands.bar import progress_bar
 from jobs.commands.exits import FAILED, OK, USAGE
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _fit(arguments: argparse.Namespace) -> int:
         densities = open_densities(
             arguments.densities, arguments.array, arguments.grid, arguments.kind
         )
-        with _progress() as progress:
+        with progress_bar("densities") as progress:
             summary = fit_store(
                 densities,
                 out,
@@ -102,17 +102,3 @@ def _lines(out: Path, summary: "Summary", seconds: float) -> Iterator[str]:
     found = {name.replace("_", " "): count for name, count in summary.flags.items() if count}
     if found:
         yield "flagged: " + ", ".join(f"{count} {name}" for name, count in found.items())
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, of: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("densities")
-        yield lambda done, of: progress.update(task, completed=done, total=of)

@@ -3,12 +3,13 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.commands.bar import progress_bar
 from jobs.commands.exits import FAILED, OK, UNAVAILABLE
 from jobs.commands.selection import add_run_argument, find_run
 
@@ -75,7 +76,7 @@ def _computed(path: Path, arguments: argparse.Namespace) -> "xarray.Dataset":
     file = arguments.truth or truth_of(path.parent)
     with ExitStack() as stack:
         truth = stack.enter_context(open_truth(file, path)) if file else {}
-        progress = stack.enter_context(_progress())
+        progress = stack.enter_context(progress_bar("chunks"))
         return ensemble_statistics(
             path,
             truth,
@@ -107,17 +108,3 @@ def _lines(arrays: dict[str, dict[str, Any]]) -> Iterator[str]:
     for name, scores in arrays.items():
         if scores["rank_histogram"]:
             yield f"ranks of {name}: " + " ".join(map(str, scores["rank_histogram"]))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, of: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("chunks")
-        yield lambda done, of: progress.update(task, completed=done, total=of)

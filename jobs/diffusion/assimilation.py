@@ -10,8 +10,8 @@ from cluster import Attempt, Member
 from jobs.diffusion.config import DiffusionConfig
 from jobs.diffusion.observing import Scene, scene
 from jobs.diffusion.pictures import shades
-from jobs.diffusion.scores import COMPONENTS, perturbation, trained_score, weights_path
-from jobs.outputs import tracker
+from jobs.diffusion.scores import COMPONENTS, perturbation, trained_score
+from jobs.outputs import ensemble_path, tracker, weights_path
 from kernels.guidance import GaussianLikelihood, GuidedScore
 from kernels.samplers import PredictorCorrector
 from pipelines.ensemble import ArraySpec, create_ensemble, gather_provenance, write_member
@@ -69,11 +69,6 @@ class Sampling:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a state."""
         self.sampler.load_state_dict(dict(state))
-
-
-def ensemble_path(run: Path) -> Path:
-    """Where the ensemble lies in the run directory."""
-    return run / "ensemble.zarr"
 
 
 def assimilate(config: DiffusionConfig, member: Member, attempt: Attempt) -> float:

@@ -1,6 +1,5 @@
 """Stage ``collect``: verify and seal the ensemble, measure how good it is, and show it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster import Member
-from cluster.files import write_atomic
-from jobs.diffusion.assimilation import ensemble_path
+from jobs.collecting import save_picture, write_report
 from jobs.diffusion.config import DiffusionConfig
 from jobs.diffusion.observing import Scene, interpolated, scene
-from jobs.page import write_page
+from jobs.outputs import ensemble_path
 from kernels.flow import energy_spectrum, vorticity
 from pipelines.ensemble import collect as seal
 from pipelines.evaluation import crps, ensemble_mean_spread, rmse, spread_error_ratio
-from pipelines.figures import LossCurve, loss_curves, png_bytes, spectra, vorticity_panel
-from pipelines.report import Fact, Picture, Section, Table, save_section
+from pipelines.figures import LossCurve, loss_curves, spectra, vorticity_panel
+from pipelines.report import Fact, Section, Table
 from pipelines.statistics import save_truth
 from pipelines.tracking import read_metrics
 
@@ -50,11 +48,8 @@ def summarize(config: DiffusionConfig, run: Path, partial: bool = False) -> dict
     seen = scene(config, run)
     baseline = interpolated(config, run, seen)
     scores = evaluate(samples, seen, baseline)
-    (run / "report").mkdir(exist_ok=True)
-    write_atomic(run / "report" / "evaluation.json", json.dumps(scores, indent=1).encode())
     save_truth(run, {"velocity": seen.truth.numpy()})
-    save_section(run, "diffusion", _section(config, run, scores, samples, seen))
-    write_page(run)
+    write_report(run, "diffusion", scores, lambda: _section(config, run, scores, samples, seen))
     return scores
 
 
@@ -97,22 +92,28 @@ def _section(
 ) -> Section:
     metrics = {f"member {m}": _metrics(run, m) for m in range(config.members)}
     pictures = [
-        Picture(
+        save_picture(
+            run,
+            "assimilation",
+            _panel(config, samples, seen),
             "Vorticity: the truth, what the noisy velocities seen every few cells tell (frames in "
             "gray were not seen), and the posterior.",
             "Rows of vorticity fields over time: truth, observation, members, mean and spread.",
-            _saved(run, "assimilation", _panel(config, samples, seen)),
         ),
-        Picture(
+        save_picture(
+            run,
+            "losses",
+            _losses(metrics),
             "Denoising loss of every member; the dashed line is the best that any linear "
             "denoiser can reach.",
             "Loss curves of the members over the training steps, with the Wiener floor.",
-            _saved(run, "losses", _losses(metrics)),
         ),
-        Picture(
+        save_picture(
+            run,
+            "spectra",
+            _spectra(samples, seen),
             "Energy spectrum of the truth and of the posterior samples, averaged over time.",
             "Energy against wavenumber for the truth and the band of the samples.",
-            _saved(run, "spectra", _spectra(samples, seen)),
         ),
     ]
     return Section(
@@ -122,12 +123,6 @@ def _section(
         pictures,
         [_training_table(metrics)],
     )
-
-
-def _saved(run: Path, name: str, figure: Any) -> Path:
-    path = run / "report" / f"{name}.png"
-    write_atomic(path, png_bytes(figure))
-    return path
 
 
 def _facts(config: DiffusionConfig, scores: Mapping[str, float]) -> list[Fact]:
@@ -171,13 +166,7 @@ def _metrics(run: Path, member: int) -> list[dict[str, Any]]:
 def _losses(metrics: Metrics) -> Any:
     curves, floor = {}, None
     for name, history in metrics.items():
-        validated = [row for row in history if "validation" in row]
-        curves[name] = LossCurve(
-            [row["step"] for row in history],
-            [row["loss"] for row in history],
-            [row["step"] for row in validated],
-            [row["validation"] for row in validated],
-        )
+        curves[name] = LossCurve.of(history)
         floor = history[0]["wiener_floor"] if history else floor
     return loss_curves(curves, floor, "Wiener floor", "denoising loss")
 

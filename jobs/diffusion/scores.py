@@ -1,7 +1,6 @@
 """The score of the configured network, new or from trained weights."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +42,6 @@ def window_kernel(config: DiffusionConfig, mean: Tensor, spectrum: Tensor) -> nn
     if not ask.wiener:
         return network
     return WienerScore(network, WienerDenoiser(mean, spectrum, perturbation(config)))
-
-
-def weights_path(run: Path, member: int) -> Path:
-    """Where the trained weights of a member lie."""
-    return run / "weights" / f"{member:04d}.pt"
 
 
 def trained_score(config: DiffusionConfig, weights: Mapping[str, Tensor]) -> MCScoreNet:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from cluster import Attempt, Member
 from jobs.diffusion.config import DiffusionConfig
 from jobs.diffusion.pictures import Picture, fit_picture
-from jobs.diffusion.scores import perturbation, weights_path, window_kernel
+from jobs.diffusion.scores import perturbation, window_kernel
 from jobs.diffusion.simulation import shard_paths
-from jobs.outputs import publish_weights, tracker
+from jobs.outputs import publish_weights, resume, tracker, weights_path
 from kernels.sde import denoising_loss
 from kernels.wiener import wiener_floor, window_spectrum
 from pipelines.seeds import derived_seed, generator
@@ -161,9 +161,7 @@ def train(config: DiffusionConfig, member: Member, attempt: Attempt) -> dict[str
 
         objective = Denoising(config, data, seed, network)
         trainer = Trainer(network, objective, config.training, record, attempt)
-        attempt.restore(trainer)
-        if attempt.number > 1:
-            tracking.rewind(trainer.steps_done)
+        resume(attempt, trainer, tracking)
         for _ in attempt.steps(trainer):
             trainer.step()
     publish_weights(trainer.final_network, weights_path(member.run, member.index))

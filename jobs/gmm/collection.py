@@ -1,54 +1,38 @@
 """Stage ``collect``: seal the ensemble, compare it with the classical solver, export the best."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import zarr
 
 from cluster import Member
-from cluster.files import write_atomic
+from jobs.collecting import TrainedMember, metrics, stored, write_report
 from jobs.gmm.config import GmmConfig
-from jobs.gmm.evaluation import ensemble_path
 from jobs.gmm.export import export_best
 from jobs.gmm.measuring import MEASURES, Measures, TestSet
-from jobs.page import write_page
+from jobs.outputs import ensemble_path
 from kernels.gmm.families import HELD_OUT, MAXIMA
 from kernels.gmm.solve import solve
 from pipelines.ensemble import EnsembleError
 from pipelines.ensemble import collect as seal
-from pipelines.report import save_section
-from pipelines.tracking import read_metrics
 
 #: Steps of the classical fit that networks are held against.
 EM_STEPS = 200
 
 
 @dataclass(frozen=True)
-class Trained:
-    """One member's network, looked at from its end.
+class Trained(TrainedMember):
+    """One member's network.
 
     Attributes:
-        index: Of the member.
-        rows: Its metrics.
         measures: What the test densities say of it.
     """
 
-    index: int
-    rows: Sequence[Mapping[str, Any]]
     measures: Measures
-
-    @property
-    def validation(self) -> float:
-        """Its last validation, by which members are chosen; the test densities choose nothing."""
-        found = [row["validation"] for row in self.rows if "validation" in row]
-        return float(found[-1]) if found and math.isfinite(found[-1]) else math.inf
 
 
 @dataclass(frozen=True)
@@ -106,10 +90,7 @@ def summarize(config: GmmConfig, run: Path, partial: bool = False) -> dict[str, 
         raise EnsembleError(f"{run}: expected a member with a finite validation, found none")
     export_best(config, run, found.best.index, found.best.validation)
     scores = evaluate(found)
-    (run / "report").mkdir(exist_ok=True)
-    write_atomic(run / "report" / "evaluation.json", json.dumps(scores, indent=1).encode())
-    save_section(run, "gmm", section(found, scores))
-    write_page(run)
+    write_report(run, "gmm", scores, lambda: section(found, scores))
     return scores
 
 
@@ -133,16 +114,9 @@ def evaluate(found: Collected) -> dict[str, float]:
     return scores
 
 
-def stored(run: Path, name: str, member: int) -> Any:
-    """An array of one member of the ensemble."""
-    array: Any = zarr.open_array(ensemble_path(run), path=name, mode="r")
-    return array[member]
-
-
 def _trained(run: Path, index: int) -> Trained:
     measures = {name: stored(run, name, index) for name in MEASURES}
-    path = Member(run, "train", index).directory / "metrics.jsonl"
-    return Trained(index, [dict(row) for row in read_metrics(path)], measures)
+    return Trained(index, metrics(run, index), measures)
 
 
 def _classical(config: GmmConfig, test: TestSet) -> Measures:

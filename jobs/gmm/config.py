@@ -1,12 +1,11 @@
 """The configuration of the mixture job, its sweep, and the stages that follow from it."""
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_validator
 
-from pipelines.config import Config, with_values
-from pipelines.config.sweep import Point, check_sweep, grid
+from pipelines.config import Config
+from pipelines.config.sweep import SweptConfig
 from pipelines.plan import Resources, StagePlan
 from pipelines.tracking.settings import TrackingConfig
 from pipelines.training.settings import TrainingConfig
@@ -46,18 +45,7 @@ class DataConfig(Config):
         per_shard: Densities a store; each store is one member of that stage and has one grid.
     """
 
-    families: tuple[TrainedFamily, ...] = (
-        "mixture_few",
-        "mixture_many",
-        "bimodal_far",
-        "max_pair",
-        "skew_normal",
-        "student_t",
-        "log_normal",
-        "uniform",
-        "sharp",
-        "spiky",
-    )
+    families: tuple[TrainedFamily, ...] = get_args(TrainedFamily)
     points: tuple[Points, Points] = (48, 512)
     components: tuple[Components, ...] = (3, 5, 8)
     kinds: tuple[Literal["cell_mass", "point_density"], ...] = ("cell_mass",)
@@ -176,17 +164,9 @@ class NotingConfig(TrackingConfig):
     keep_skipped: NonNegativeInt = 5
 
 
-class GmmConfig(Config):
-    """The mixture job.
+class GmmConfig(SweptConfig):
+    """The mixture job."""
 
-    Attributes:
-        seed: All randomness follows from it.
-        seeds: Networks of each point of the sweep, trained from different seeds.
-        sweep: Lists of values to try in the place of those below, in every combination.
-    """
-
-    seed: int = 0
-    seeds: PositiveInt = 1
     sweep: dict[str, JsonValue] = Field(default_factory=dict)
     data: DataConfig = DataConfig()
     refiner: RefinerConfig = RefinerConfig()
@@ -195,16 +175,6 @@ class GmmConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: NotingConfig = NotingConfig(project="yaoki-gmm")
     resources: StageResources = StageResources()
-
-    @property
-    def points(self) -> list[Point]:
-        """The points of the sweep."""
-        return grid(self.sweep)
-
-    @property
-    def members(self) -> int:
-        """Networks in all."""
-        return len(self.points) * self.seeds
 
     @model_validator(mode="after")
     def _fits(self) -> "GmmConfig":
@@ -218,25 +188,8 @@ class GmmConfig(Config):
                 f"data.per_shard must be a multiple of training.batch, {self.training.batch}; "
                 f"found {self.data.per_shard}"
             )
-        if self.sweep:
-            check_sweep(self.model_copy(update={"sweep": {}}), self.sweep, SWEPT)
+        self._check_sweep(SWEPT)
         return self
-
-
-def seed_number(config: GmmConfig, member: int) -> int:
-    """Which of the seeds a member has; every point of the sweep has the same ones."""
-    return member % config.seeds
-
-
-def point_of(config: GmmConfig, member: int) -> Mapping[str, JsonValue]:
-    """The point of the sweep that a member stands for."""
-    return config.points[member // config.seeds]
-
-
-def member_config(config: GmmConfig, member: int) -> GmmConfig:
-    """The configuration of one member: the job's, with the values of its point."""
-    alone = config.model_copy(update={"sweep": {}})
-    return with_values(alone, point_of(config, member))
 
 
 def stages(config: GmmConfig) -> list[StagePlan]:

@@ -1,16 +1,16 @@
 """Stage ``evaluate``: each member fits the test densities, those of unseen families included."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cluster import Attempt, Member
-from jobs.gmm.config import GmmConfig, seed_number
+from jobs.gmm.config import GmmConfig
 from jobs.gmm.measuring import MEASURES, TestSet
 from jobs.gmm.training import trained
+from jobs.outputs import ensemble_path
 from kernels.gmm.families import FAMILIES
 from kernels.gmm.inference import infer
 from kernels.gmm.refiner import Refiner
@@ -79,11 +79,6 @@ def _padded(values: Tensor, most: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, most - values.shape[-1]), value=torch.nan)
 
 
-def ensemble_path(run: Path) -> Path:
-    """Where the ensemble lies in the run directory."""
-    return run / "ensemble.zarr"
-
-
 def evaluate(config: GmmConfig, member: Member, attempt: Attempt) -> float:
     """Fit the test densities and commit the mixtures; returns the mean divergence."""
     seed = derived_seed(config.seed, "evaluate", member.index)
@@ -97,7 +92,7 @@ def evaluate(config: GmmConfig, member: Member, attempt: Attempt) -> float:
     path = ensemble_path(member.run)
     attributes = _attributes(config, evaluation.test)
     create_ensemble(path, config.members, layout(config), attributes, _coordinates(config))
-    trained_from = derived_seed(config.seed, "train", seed_number(config, member.index))
+    trained_from = derived_seed(config.seed, "train", config.seed_number(member.index))
     provenance = gather_provenance(identity(config), trained_from)
     write_member(path, member.index, found, provenance, attempt.number)
     return float(found["kl"].mean())

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from cluster.files import write_atomic
-from jobs.gmm.config import GmmConfig, member_config, point_of, seed_number
-from jobs.gmm.training import weights_path
+from jobs.gmm.config import GmmConfig
+from jobs.outputs import weights_path
 from pipelines.config import load, preset_names
 from pipelines.plan import CIRCUMSTANCES, git_state, identity
 
@@ -37,12 +37,12 @@ def export_best(config: GmmConfig, run: Path, member: int, validation: float) ->
         validation: Its last validation.
     """
     weights = torch.load(weights_path(run, member), map_location="cpu", weights_only=True)
-    refiner = member_config(config, member).refiner
+    refiner = config.member_config(member).refiner
     made_by = {
         "command": command(config),
         "member": member,
-        "point": dict(point_of(config, member)),
-        "seed_number": seed_number(config, member),
+        "point": dict(config.point_of(member)),
+        "seed_number": config.seed_number(member),
         "validation_kl": validation,
         "config_digest": identity(config),
         "git": git_state(),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cluster import random_state
-from jobs.gmm.config import GmmConfig, member_config
+from jobs.gmm.config import GmmConfig
 from jobs.gmm.densities import Batch, Drawn
 from jobs.gmm.training import Fitting, untrained
 from pipelines.plan import load_plan
@@ -27,7 +27,7 @@ def replay(path: Path) -> Iterator[str]:
     kept: dict[str, Any] = torch.load(path, weights_only=True)
     member, run = int(path.absolute().parents[1].name), path.absolute().parents[4]
     job = GmmConfig.model_validate(load_plan(run)["config"], strict=False)
-    config = member_config(job, member)
+    config = job.member_config(member)
     batch = Batch(**kept["batch"])
     network = untrained(config)
     network.load_state_dict(kept["network"])

@@ -1,19 +1,18 @@
 """What the mixture job shows of a run: facts, tables and pictures of its page."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from jobs.gmm.collection import EM_STEPS, Collected, stored
-from jobs.gmm.config import point_of, seed_number
+from jobs.collecting import save_picture, stored
+from jobs.gmm.collection import EM_STEPS, Collected
 from jobs.gmm.export import export_path
 from jobs.gmm.pictures import Fitted, error_curves, fit_panels, health_panels
 from kernels.gmm import Mixture
 from kernels.gmm.families import FAMILIES, HELD_OUT, MAXIMA
-from pipelines.figures import LossCurve, loss_curves, save_png
+from pipelines.figures import LossCurve, loss_curves
 from pipelines.report import Fact, Picture, Section, Table
 
 CLASSICAL = f"EM, {EM_STEPS} steps"
@@ -70,9 +69,9 @@ def _families_table(found: Collected) -> Table:
 def _members_table(found: Collected) -> Table:
     rows = []
     for member in found.members:
-        point = point_of(found.config, member.index)
+        point = found.config.point_of(member.index)
         told = ", ".join(f"{path}={value}" for path, value in point.items()) or "as configured"
-        seed = seed_number(found.config, member.index)
+        seed = found.config.seed_number(member.index)
         kl = float(member.measures["kl"].mean())
         last = [row for row in member.rows if "validation" in row][-1]
         health = [last[name] for name in ("floor_ratio", "order_violations", "skipped")]
@@ -85,7 +84,7 @@ def _members_table(found: Collected) -> Table:
 
 def _pictures(found: Collected) -> list[Picture]:
     histories = {f"member {member.index}": member.rows for member in found.members}
-    curves = {name: _curve(rows) for name, rows in histories.items()}
+    curves = {name: LossCurve.of(rows) for name, rows in histories.items()}
     everything = np.ones(len(found.test.sd), bool)
     cdfs = _errors(found, "cdf_error", everything)
     tails = _errors(found, "tail_error", found.test.of(*MAXIMA))
@@ -119,29 +118,12 @@ def _pictures(found: Collected) -> list[Picture]:
             "Three panels over the epochs, one color a member.",
         ),
     }
-    return [_picture(found.run, name, *parts) for name, parts in drawn.items()]
+    return [save_picture(found.run, name, *parts) for name, parts in drawn.items()]
 
 
 def _errors(found: Collected, measure: str, which: Any) -> dict[str, Any]:
     refiner, classical = found.best.measures[measure], found.classical[measure]
     return {"refiner": refiner[:, which].ravel(), CLASSICAL: classical[:, which].ravel()}
-
-
-def _picture(run: Path, name: str, figure: Any, caption: str, alt: str) -> Picture:
-    path = run / "report" / f"{name}.png"
-    save_png(figure, path)
-    return Picture(caption, alt, path)
-
-
-def _curve(rows: Sequence[Mapping[str, Any]]) -> LossCurve:
-    ended = [row for row in rows if "loss" in row]  # the others are events
-    validated = [row for row in ended if "validation" in row]
-    return LossCurve(
-        [row["step"] for row in ended],
-        [row["loss"] for row in ended],
-        [row["step"] for row in validated],
-        [row["validation"] for row in validated],
-    )
 
 
 def _fitted(found: Collected) -> list[Fitted]:

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cluster import Attempt, Member
-from jobs.gmm.config import GmmConfig, member_config, seed_number
+from jobs.gmm.config import GmmConfig
 from jobs.gmm.densities import Batch, Source, choose, source
 from jobs.gmm.health import health
-from jobs.outputs import publish_weights, tracker
+from jobs.outputs import publish_weights, resume, tracker, weights_path
 from kernels.gmm.families import draw_batch, uniform_edges
 from kernels.gmm.gridded import Gridded, kl_divergence
 from kernels.gmm.refiner import Refiner, RefinerConfig
@@ -86,26 +85,20 @@ def untrained(config: GmmConfig) -> Refiner:
 
 def train(config: GmmConfig, member: Member, attempt: Attempt) -> dict[str, float]:
     """Train one refiner and publish its weights; returns its best validation and its skips."""
-    mine = member_config(config, member.index)
-    seed = derived_seed(config.seed, "train", seed_number(config, member.index))
+    mine = config.member_config(member.index)
+    seed = derived_seed(config.seed, "train", config.seed_number(member.index))
     make_deterministic(config.resources.train.cpus, seed)
     network = untrained(mine).to("cuda" if torch.cuda.is_available() else "cpu")
     with tracker(config.tracking, config, member, attempt) as tracking:
         objective = Fitting(mine, source(mine, member.run, seed), seed, network)
 
-        def note(step: int, values: Mapping[str, Any]) -> None:
-            tracking.log(step, values)
-            # A checkpoint that outlives a power cut must not be ahead of the rows.
-            tracking.sync()
-
         def record(step: int, metrics: Mapping[str, float]) -> None:
-            note(step, {**metrics, **(objective.health if "validation" in metrics else {})})
+            told = objective.health if "validation" in metrics else {}
+            tracking.record(step, {**metrics, **told})
 
-        guard = guard_of(mine, member, note)
+        guard = guard_of(mine, member, tracking.record)
         trainer = Trainer(network, objective, mine.training, record, attempt, guard)
-        attempt.restore(trainer)
-        if attempt.number > 1:
-            tracking.rewind(trainer.steps_done)
+        resume(attempt, trainer, tracking)
         for _ in attempt.steps(trainer):
             trainer.step()
     publish_weights(trainer.final_network, weights_path(member.run, member.index))
@@ -125,14 +118,9 @@ def guard_of(config: GmmConfig, member: Member, note: Note) -> Guard:
     )
 
 
-def weights_path(run: Path, member: int) -> Path:
-    """Where the trained weights of a member lie."""
-    return run / "weights" / f"{member:04d}.pt"
-
-
 def trained(config: GmmConfig, run: Path, member: int) -> Refiner:
     """A member's trained network, on the CPU."""
-    network = untrained(member_config(config, member))
+    network = untrained(config.member_config(member))
     weights = torch.load(weights_path(run, member), map_location="cpu", weights_only=True)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False)

@@ -1,6 +1,5 @@
 """Stage ``collect``: seal the ensemble, compare variants, seeds and splits, and report."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,49 +11,36 @@ from typing import Any
 
 import numpy as np
 import torch
-import zarr
 
 from cluster import Member
-from cluster.files import write_atomic
-from jobs.lstm.config import LstmConfig, member_config, point_of
-from jobs.lstm.evaluation import METHODS, ensemble_path
+from jobs.collecting import TrainedMember, metrics, stored, write_report
+from jobs.lstm.config import LstmConfig
+from jobs.lstm.evaluation import METHODS
 from jobs.lstm.sites import sites_path
-from jobs.page import write_page
+from jobs.outputs import ensemble_path
 from pipelines.ensemble import EnsembleError, read_commit
 from pipelines.ensemble import collect as seal
 from pipelines.fluxes import FluxRecords, read_sites
 from pipelines.fluxes.records import Array
 from pipelines.fluxes.scores import DAYS_A_YEAR, SCORES, Spread, over_sites
 from pipelines.fluxes.simulation import FLUXES
-from pipelines.report import save_section
-from pipelines.tracking import read_metrics
 
 
 @dataclass(frozen=True)
-class Tested:
-    """One member, looked at from its end.
+class Tested(TrainedMember):
+    """One member's network.
 
     Attributes:
-        index: Of the member.
         kind: Of its split.
-        rows: Its metrics.
         scores: By method, score, site and flux; NaN for sites that were not tested.
         mass_residual: The largest of all days, gC m-2 d-1.
         parameters: Of its network.
     """
 
-    index: int
     kind: str
-    rows: Sequence[Mapping[str, Any]]
     scores: Array
     mass_residual: float
     parameters: int
-
-    @property
-    def validation(self) -> float:
-        """Its last validation, by which members are chosen; the test days choose nothing."""
-        found = [row["validation"] for row in self.rows if "validation" in row]
-        return float(found[-1]) if found and math.isfinite(found[-1]) else math.inf
 
     @property
     def milliseconds(self) -> float:
@@ -141,10 +127,7 @@ def summarize(config: LstmConfig, run: Path, partial: bool = False) -> dict[str,
     if not any(math.isfinite(member.validation) for member in members):
         raise EnsembleError(f"{run}: expected a member with a finite validation, found none")
     scores = evaluate(found)
-    (run / "report").mkdir(exist_ok=True)
-    write_atomic(run / "report" / "evaluation.json", json.dumps(scores, indent=1).encode())
-    save_section(run, "lstm", section(found, scores))
-    write_page(run)
+    write_report(run, "lstm", scores, lambda: section(found, scores))
     return scores
 
 
@@ -163,26 +146,19 @@ def evaluate(found: Collected) -> dict[str, float]:
     return scores
 
 
-def stored(run: Path, name: str, member: int) -> Any:
-    """An array of one member of the ensemble."""
-    array: Any = zarr.open_array(ensemble_path(run), path=name, mode="r")
-    return array[member]
-
-
 def point_name(config: LstmConfig, member: int) -> str:
     """The point of the sweep that a member stands for, in words."""
-    point = point_of(config, member)
+    point = config.point_of(member)
     told = ", ".join(f"{path.split('.')[-1]} {value}" for path, value in point.items())
     return told or "as configured"
 
 
 def _tested(config: LstmConfig, run: Path, index: int) -> Tested:
-    path = Member(run, "train", index).directory / "metrics.jsonl"
     told = read_commit(ensemble_path(run), index)
     return Tested(
         index,
-        member_config(config, index).split.kind,
-        [dict(row) for row in read_metrics(path)],
+        metrics(run, index),
+        config.member_config(index).split.kind,
         np.asarray(stored(run, "scores", index), np.float64),
         float(stored(run, "mass_residual", index)[0]),
         0 if told is None else int(told.provenance["parameters"]),

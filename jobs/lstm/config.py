@@ -1,6 +1,5 @@
 """The configuration of the LSTM job, its sweep, and the stages that follow from it."""
 
-from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Literal
 
@@ -14,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from pipelines.config import Config, with_values
-from pipelines.config.sweep import Point, check_sweep, grid
+from pipelines.config import Config
+from pipelines.config.sweep import SweptConfig
 from pipelines.plan import Resources, StagePlan
 from pipelines.tracking.settings import TrackingConfig
 from pipelines.training.settings import TrainingConfig
@@ -204,17 +203,9 @@ class StageResources(Config):
     collect: Resources = Resources()
 
 
-class LstmConfig(Config):
-    """The LSTM job.
+class LstmConfig(SweptConfig):
+    """The LSTM job."""
 
-    Attributes:
-        seed: All randomness follows from it.
-        seeds: Networks of each point of the sweep, trained from different seeds.
-        sweep: Lists of values to try in the place of those below, in every combination.
-    """
-
-    seed: int = 0
-    seeds: PositiveInt = 1
     sweep: dict[str, JsonValue] = Field(default_factory=dict)
     sites: SitesConfig = SitesConfig()
     split: SplitConfig = SplitConfig()
@@ -227,16 +218,6 @@ class LstmConfig(Config):
     tracking: TrackingConfig = TrackingConfig(project="yaoki-lstm")
     resources: StageResources = StageResources()
 
-    @property
-    def points(self) -> list[Point]:
-        """The points of the sweep."""
-        return grid(self.sweep)
-
-    @property
-    def members(self) -> int:
-        """Networks in all."""
-        return len(self.points) * self.seeds
-
     @model_validator(mode="after")
     def _fits(self) -> "LstmConfig":
         self._check_days()
@@ -244,8 +225,7 @@ class LstmConfig(Config):
         # The generator of a batch's coin must not know how many samples dropout has drawn for.
         if self.forcing.coin == "batch" and self.network.dropout:
             raise ValueError("forcing.coin=batch needs network.dropout=0; take coin=sample")
-        if self.sweep:
-            check_sweep(self.model_copy(update={"sweep": {}}), self.sweep, SWEPT)
+        self._check_sweep(SWEPT)
         return self
 
     def _check_days(self) -> None:
@@ -272,22 +252,6 @@ class LstmConfig(Config):
         held_out = sum(max(1, round(share * count)) for share in shares)
         if self.split.kind != "time" and held_out >= count:
             raise ValueError(f"{count} sites, {held_out} of them held out, leave none for training")
-
-
-def seed_number(config: LstmConfig, member: int) -> int:
-    """Which of the seeds a member has; every point of the sweep has the same ones."""
-    return member % config.seeds
-
-
-def point_of(config: LstmConfig, member: int) -> Mapping[str, JsonValue]:
-    """The point of the sweep that a member stands for."""
-    return config.points[member // config.seeds]
-
-
-def member_config(config: LstmConfig, member: int) -> LstmConfig:
-    """The configuration of one member: the job's, with the values of its point."""
-    alone = config.model_copy(update={"sweep": {}})
-    return with_values(alone, point_of(config, member))
 
 
 def stages(config: LstmConfig) -> list[StagePlan]:

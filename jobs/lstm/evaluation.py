@@ -1,7 +1,6 @@
 """How a trained network does on its test days: free runs, scores by site, errors by lead."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster import Attempt, Member
-from jobs.lstm.config import LstmConfig, seed_number
+from jobs.lstm.config import LstmConfig
 from jobs.lstm.samples import Samples
+from jobs.outputs import ensemble_path
 from kernels.lstm import StaticDynamicLSTM, mass_residual
 from pipelines.ensemble import ArraySpec, create_ensemble, gather_provenance, write_member
 from pipelines.fluxes.forecasts import (
@@ -106,14 +106,9 @@ def commit(
         "static_names": list(STATIC),
     }
     create_ensemble(path, config.members, layout(config), attributes)
-    seed = derived_seed(config.seed, "train", seed_number(config, member.index))
+    seed = derived_seed(config.seed, "train", config.seed_number(member.index))
     provenance = gather_provenance(identity(config), seed) | dict(told)
     write_member(path, member.index, found, provenance, attempt.number)
-
-
-def ensemble_path(run: Path) -> Path:
-    """Where the ensemble lies in the run directory."""
-    return run / "ensemble.zarr"
 
 
 def layout(config: LstmConfig) -> list[ArraySpec]:

@@ -1,13 +1,13 @@
 """What the LSTM job shows of a run: facts, tables and pictures of its page."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from jobs.lstm.collection import Collected, Tested, point_name, stored
-from jobs.lstm.config import seed_number
+from jobs.collecting import save_picture, stored
+from jobs.lstm.collection import Collected, Tested, point_name
 from jobs.lstm.evaluation import METHODS
 from jobs.lstm.pictures import (
     Series,
@@ -17,7 +17,7 @@ from jobs.lstm.pictures import (
     series_panels,
     skill_panels,
 )
-from pipelines.figures import LossCurve, loss_curves, save_png
+from pipelines.figures import LossCurve, loss_curves
 from pipelines.fluxes.scores import SCORES, Interval, over_seeds, skill
 from pipelines.fluxes.simulation import FLUXES, STATIC
 from pipelines.report import Fact, Picture, Section, Table
@@ -88,7 +88,7 @@ def _members_table(found: Collected) -> Table:
     rows = []
     for member in found.members:
         name = point_name(found.config, member.index)
-        seed = seed_number(found.config, member.index)
+        seed = found.config.seed_number(member.index)
         nse = [_short(value) for value in member.spread("nse").median]
         drift = [_short(value) for value in member.annual_bias.values()]
         last = [row for row in member.rows if "loss" in row][-1]
@@ -115,9 +115,9 @@ def _pictures(found: Collected) -> Iterator[Picture]:
     for kind, member in found.best.items():
         yield from _of_split(found, kind, member)
     yield from _attention(found)
-    curves = {f"member {member.index}": _curve(member.rows) for member in found.members}
-    yield _picture(
-        found,
+    curves = {f"member {member.index}": LossCurve.of(member.rows) for member in found.members}
+    yield save_picture(
+        found.run,
         "losses",
         loss_curves(curves, ylabel="squared error, deviations"),
         "Loss of every member, and of its free runs over validation windows.",
@@ -129,16 +129,16 @@ def _of_split(found: Collected, kind: str, member: Tested) -> Iterator[Picture]:
     predicted = np.asarray(stored(found.run, "predictions", member.index), np.float64)
     observed = found.records.fluxes
     where, name = KINDS[kind], point_name(found.config, member.index)
-    yield _picture(
-        found,
+    yield save_picture(
+        found.run,
         f"series-{kind}",
         series_panels(_series(found, member, predicted), FLUXES),
         f"Test on {where}, {name}: sites from well to badly predicted, by the NSE of NEP.",
         "Fluxes of sites over time, of the process model and of the network.",
     )
     known = np.isfinite(predicted).all(axis=-1)
-    yield _picture(
-        found,
+    yield save_picture(
+        found.run,
         f"scatter-{kind}",
         scatter_panels(observed[known], predicted[known], FLUXES),
         f"Test on {where}, {name}: all test days of all test sites, gC m⁻² d⁻¹.",
@@ -146,8 +146,8 @@ def _of_split(found: Collected, kind: str, member: Tested) -> Iterator[Picture]:
     )
     error = np.asarray(stored(found.run, "error_by_lead", member.index), np.float64)
     skills = {method: skill(error[0], error[n]) for n, method in enumerate(METHODS) if n}
-    yield _picture(
-        found,
+    yield save_picture(
+        found.run,
         f"skill-{kind}",
         skill_panels(skills, FLUXES),
         f"Test on {where}, {name}: share of the reference's squared error that is saved.",
@@ -182,28 +182,11 @@ def _attention(found: Collected) -> Iterator[Picture]:
         weights = np.asarray(stored(found.run, "attention", member.index), np.float64)
         if np.isfinite(weights).all():
             name = point_name(found.config, member.index)
-            yield _picture(
-                found,
+            yield save_picture(
+                found.run,
                 "attention",
                 attention_map(weights, STATIC, found.config.windows.context),
                 f"{name}: what it attends to in the first test window.",
                 "Attention weights of static features over the days of a window.",
             )
             return
-
-
-def _picture(found: Collected, name: str, figure: Any, caption: str, alt: str) -> Picture:
-    path = found.run / "report" / f"{name}.png"
-    save_png(figure, path)
-    return Picture(caption, alt, path)
-
-
-def _curve(rows: Sequence[Mapping[str, Any]]) -> LossCurve:
-    ended = [row for row in rows if "loss" in row]  # the others are events
-    validated = [row for row in ended if "validation" in row]
-    return LossCurve(
-        [row["step"] for row in ended],
-        [row["loss"] for row in ended],
-        [row["step"] for row in validated],
-        [row["validation"] for row in validated],
-    )

@@ -1,19 +1,17 @@
 """Stage ``train``: each member trains one network, tests it, and commits what it found."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cluster import Attempt, Member
-from jobs.lstm.config import LstmConfig, member_config, seed_number
+from jobs.lstm.config import LstmConfig
 from jobs.lstm.evaluation import commit, free_run, tested
 from jobs.lstm.samples import Batch, Samples
 from jobs.lstm.sites import sites_path
-from jobs.outputs import publish_weights, tracker
+from jobs.outputs import publish_weights, resume, tracker, weights_path
 from kernels.lstm import FluxScale, LSTMSettings, StaticDynamicLSTM, scheduled_ratio
 from pipelines.fluxes import FluxError, FluxRecords, Normalizer, read_sites, windows
 from pipelines.fluxes.forecasts import Windows, forecast_windows
@@ -134,25 +132,18 @@ def untrained(
 
 def train(config: LstmConfig, member: Member, attempt: Attempt) -> dict[str, float]:
     """Train one network, test it free-running, and commit; returns its validation and its skips."""
-    mine = member_config(config, member.index)
-    seed = derived_seed(config.seed, "train", seed_number(config, member.index))
+    mine = config.member_config(member.index)
+    seed = derived_seed(config.seed, "train", config.seed_number(member.index))
     make_deterministic(config.resources.train.cpus, seed)
     samples = Samples(mine, read_sites(sites_path(member.run)))
     network = untrained(mine, samples.records, samples.normalizer)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     with tracker(config.tracking, config, member, attempt) as tracking:
-
-        def note(step: int, values: Mapping[str, Any]) -> None:
-            tracking.log(step, values)
-            # A checkpoint that outlives a power cut must not be ahead of the rows.
-            tracking.sync()
-
         objective = Forecasting(samples, seed, network)
-        guard = Guard(mine.training.max_skipped, directory=member.directory / "skipped", note=note)
-        trainer = Trainer(network, objective, mine.training, note, attempt, guard)
-        attempt.restore(trainer)
-        if attempt.number > 1:
-            tracking.rewind(trainer.steps_done)
+        skipped = member.directory / "skipped"
+        guard = Guard(mine.training.max_skipped, directory=skipped, note=tracking.record)
+        trainer = Trainer(network, objective, mine.training, tracking.record, attempt, guard)
+        resume(attempt, trainer, tracking)
         for _ in attempt.steps(trainer):
             trainer.step()
     final = cast(StaticDynamicLSTM, trainer.final_network)
@@ -161,11 +152,6 @@ def train(config: LstmConfig, member: Member, attempt: Attempt) -> dict[str, flo
     parameters = sum(parameter.numel() for parameter in final.parameters())
     commit(config, member, attempt, tested(final, samples), {"parameters": parameters})
     return {"best_validation": trainer.best, "skipped": trainer.skipped}
-
-
-def weights_path(run: Path, member: int) -> Path:
-    """Where the trained weights of a member lie, its normalizer beside them."""
-    return run / "weights" / f"{member:04d}.pt"
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -15,7 +15,7 @@ Nothing is compiled, so that the first call costs as much as the second.
 Gates lie in torch's order i, f, g, o, or f, g, o where the input gate is static.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -91,7 +91,8 @@ def unroll_analytic(
         )
     recurrent, cell = norms or (None, None)
     slots: Sequence[Tensor | None] = attention or (None,) * 4
-    hidden, last, weights = _Unroll.apply(  # type: ignore[no-untyped-call]
+    unroll: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Unroll.apply
+    hidden, last, weights = unroll(
         overwrite, drive, weight, *state, input_gate, recurrent, *(cell or (None, None)), *slots
     )
     return Unrolled(hidden, last, weights)

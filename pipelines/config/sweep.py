@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import JsonValue
+from pydantic import JsonValue, PositiveInt
 
 from pipelines.config.fields import Config
 from pipelines.config.loader import ConfigError
@@ -12,6 +12,50 @@ from pipelines.config.resolve import with_values
 
 Point = Mapping[str, JsonValue]
 """Values by dotted path."""
+
+
+class SweptConfig(Config):
+    """A job with members at every point of a sweep, one a seed: those of a point follow each other.
+
+    Attributes:
+        seed: All randomness follows from it.
+        seeds: Networks of each point of the sweep, trained from different seeds.
+        sweep: Lists of values to try in the place of those below, in every combination.
+    """
+
+    seed: int = 0
+    seeds: PositiveInt = 1
+    if TYPE_CHECKING:  # each job declares it, at its own place among the fields
+        sweep: dict[str, JsonValue]
+
+    @property
+    def points(self) -> list[Point]:
+        """The points of the sweep."""
+        return grid(self.sweep)
+
+    @property
+    def members(self) -> int:
+        """Networks in all."""
+        return len(self.points) * self.seeds
+
+    def seed_number(self, member: int) -> int:
+        """Which of the seeds a member has; every point of the sweep has the same ones."""
+        return member % self.seeds
+
+    def point_of(self, member: int) -> Point:
+        """The point of the sweep that a member stands for."""
+        return self.points[member // self.seeds]
+
+    def member_config(self, member: int) -> Self:
+        """The configuration of one member: the job's, with the values of its point."""
+        return with_values(self._unswept(), self.point_of(member))
+
+    def _check_sweep(self, sections: Collection[str]) -> None:
+        if self.sweep:
+            check_sweep(self._unswept(), self.sweep, sections)
+
+    def _unswept(self) -> Self:
+        return self.model_copy(update={"sweep": {}})
 
 
 def grid(sweep: Mapping[str, JsonValue]) -> list[Point]:

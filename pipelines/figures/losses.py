@@ -1,8 +1,8 @@
 """Losses of the members over the steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,6 +30,18 @@ class LossCurve:
     loss: Sequence[float]
     validation_steps: Sequence[int] = ()
     validation: Sequence[float] = ()
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> Self:
+        """Those of the rows of a metrics log; one without a loss tells of an event."""
+        ended = [row for row in rows if "loss" in row]
+        validated = [row for row in ended if "validation" in row]
+        return cls(
+            [row["step"] for row in ended],
+            [row["loss"] for row in ended],
+            [row["step"] for row in validated],
+            [row["validation"] for row in validated],
+        )
 
 
 def loss_curves(

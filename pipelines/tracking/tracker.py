@@ -46,6 +46,11 @@ class Tracker:
         plain = self.metrics.log(step, values)
         self._offer(lambda sink: sink.log(step, plain))
 
+    def record(self, step: int, values: Mapping[str, Any]) -> None:
+        """Log, durably: a checkpoint that outlives a power cut must not be ahead of the rows."""
+        self.log(step, values)
+        self.sync()
+
     def log_image(self, name: str, image: "NDArray[Any]", step: int) -> None:
         """Log an image.
 

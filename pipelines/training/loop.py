@@ -261,7 +261,7 @@ def make_deterministic(threads: int, seed: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling fresh memory with NaN is for finding bugs; no kernel used here reads it unset.
     # (torch makes the attribute when it is imported, out of the sight of type checkers.)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    cast(Any, torch.utils.deterministic).fill_uninitialized_memory = False
 
 
 def _copy(network: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 import re
 import signal
 import time
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -222,6 +223,6 @@ def test_a_budget_allows_as_many_starts_as_it_says(cause: Cause, budget: int, sp
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "3"])
-def test_a_budget_that_is_no_count_is_refused(value: object) -> None:
+def test_a_budget_that_is_no_count_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="budget 'killed': expected a whole number >= 0"):
-        Budgets(**{"killed": value})  # type: ignore[arg-type]  # what a YAML may hold
+        Budgets(killed=value)

@@ -1,8 +1,6 @@
 """Parts of the Adding Problem: its configuration, what is drawn, and what is left behind."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +14,7 @@ from pydantic import ValidationError
 from support.adding import adding_plan, resolved
 
 from jobs.adding.collection import points_of
-from jobs.adding.config import AddingConfig, Contestant, Task, member_config, stages
+from jobs.adding.config import AddingConfig, Contestant, Task, stages
 from jobs.adding.problem import Adding, measured_on, predicted
 from jobs.adding.training import untrained
 from jobs.launch import Launcher
@@ -28,7 +26,7 @@ torch.set_num_threads(1)
 CONFIG = resolved()
 #: Of the four points of the sweep, two seeds each, in its order.
 NAMES = ("seed_rnn", "lstm_chrono") * 2
-FIXED, FRESH = (member_config(CONFIG, index) for index in (0, 2))
+FIXED, FRESH = (CONFIG.member_config(index) for index in (0, 2))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def objective(config: AddingConfig, seed: int = 1) -> Adding:
 
 
 def test_members_are_networks_times_lengths_times_seeds() -> None:
-    mine = [member_config(CONFIG, index) for index in range(CONFIG.members)]
+    mine = [CONFIG.member_config(index) for index in range(CONFIG.members)]
     assert [c.contestant for c in mine] == [name for name in NAMES for _ in range(2)]
     assert [c.length for c in mine] == [8] * 4 + [12] * 4
     assert {stage.name: stage.members for stage in stages(CONFIG)} == {"train": 8, "collect": 1}
@@ -94,16 +92,6 @@ def test_impossible_values_are_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(ValidationError, match=said):
         AddingConfig(**wrong)
-
-
-def test_a_plan_needs_no_torch() -> None:
-    code = (
-        "import sys; from jobs.catalog import WORKLOADS as w; from pathlib import Path;"
-        "w['adding'].plan(w['adding'].resolve('smoke', []).config, Path()).record();"
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
 
 
 # --- What is drawn --------------------------------------------------------------------------------
@@ -162,7 +150,7 @@ def test_parts_of_a_batch_add_up_to_its_squared_error() -> None:
 def test_the_ensemble_holds_curves_and_predictions(run: Path) -> None:
     group: Any = zarr.open_group(run / "ensemble.zarr", mode="r")
     for index in range(CONFIG.members):
-        config = member_config(CONFIG, index)
+        config = CONFIG.member_config(index)
         network = untrained(config)
         weights = torch.load(run / "weights" / f"{index:04d}.pt", weights_only=True)
         network.load_state_dict(weights)

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 from support.comparison import differences
-from support.diffusion import diffusion_plan, train_out_of_memory
+from support.diffusion import diffusion_plan
+from support.faults import run_until, train_out_of_memory
 
 from cluster import Cause
 from cluster.calls import Call
 from cluster.stage import Stage, load_stages
+from jobs.diffusion.training import train
 from jobs.launch import Launcher
+from kernels.unet import UNet
 
 OVERRIDES = (
     "training.epochs=40",
@@ -29,9 +32,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing befell."""
     plan = diffusion_plan(tmp_path_factory.mktemp("twin"), *OVERRIDES)
-    launcher = Launcher(plan, "local")
-    launcher.lay_out()
-    launcher.run()
+    run_until(plan, "local", "collect")
     return plan.directory
 
 
@@ -106,7 +107,7 @@ def test_out_of_memory_changes_nothing_but_the_microbatch(twin: Path, tmp_path: 
     launcher.lay_out()
     passes = random.randrange(200)
     for member in Stage.load(plan.directory, "train"):
-        Call(train_out_of_memory, (plan.config, passes)).save(member)
+        Call(train_out_of_memory, (train, UNet, plan.config, passes)).save(member)
     launcher.run()
     assert differences(plan.directory, twin, sizes_too=False) == [], f"after {passes} passes"
     for member in Stage.load(plan.directory, "train"):

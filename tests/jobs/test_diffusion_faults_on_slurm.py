@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.comparison import differences
 from support.diffusion import diffusion_plan
+from support.faults import run_until
 from support.waiting import wait
 
 from cluster import Cause, Member, RobustExecutor
@@ -39,9 +40,7 @@ OVERRIDES = (
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on this machine that nothing befell."""
     plan = diffusion_plan(tmp_path_factory.mktemp("twin"), *OVERRIDES)
-    launcher = Launcher(plan, "local")
-    launcher.lay_out()
-    launcher.run()
+    run_until(plan, "local", "collect")
     return plan.directory
 
 

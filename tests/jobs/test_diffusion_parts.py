@@ -25,7 +25,6 @@ from jobs.diffusion.scores import (
     COMPONENTS,
     perturbation,
     trained_score,
-    weights_path,
     window_kernel,
 )
 from jobs.diffusion.simulation import Simulation, shard_path, shard_paths
@@ -35,7 +34,7 @@ from jobs.diffusion.training import (
     shifted,
     train,
 )
-from jobs.outputs import publish_weights
+from jobs.outputs import publish_weights, weights_path
 from kernels.kolmogorov import KolmogorovSolver
 from kernels.wiener import wiener_floor
 from pipelines.seeds import derived_seed

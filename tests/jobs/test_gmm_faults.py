@@ -7,19 +7,14 @@ from pathlib import Path
 
 import pytest
 from support.comparison import differences
-from support.gmm import (
-    BAD_STEP,
-    gmm_plan,
-    run_stages,
-    train_out_of_memory,
-    train_spoiled,
-    train_under_fire,
-)
+from support.faults import run_until, train_out_of_memory, train_under_fire
+from support.gmm import BAD_STEP, gmm_plan, train_spoiled
 
 from cluster import Cause
 from cluster.calls import Call
 from cluster.executor import Backend
 from cluster.stage import Stage
+from kernels.gmm.refiner import Refiner
 from pipelines.tracking import VOLATILE, read_metrics
 
 OVERRIDES = ("resources.train.checkpoint_seconds=0.1",)
@@ -31,9 +26,9 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2)
 def trained(runs: Path, backend: Backend, calls: Sequence[Call]) -> Path:
     """Run all stages but the last, the training as told."""
     plan = gmm_plan(runs, *OVERRIDES)
-    run_stages(plan, "inline", "simulate")
-    run_stages(plan, backend, "simulate", "train", train_with=calls)
-    run_stages(plan, "inline", "simulate", "train", "evaluate")
+    run_until(plan, "inline", "simulate")
+    run_until(plan, backend, "train", calls)
+    run_until(plan, "inline", "evaluate")
     return plan.directory
 
 
@@ -70,7 +65,7 @@ def test_signals_at_random_moments_change_nothing(twin: Path, tmp_path: Path) ->
         [(draw.choice(SIGNALS), draw.randrange(25), draw.uniform(0, 0.02)) for _ in range(2)]
         for _ in range(2)
     ]
-    calls = [Call(train_under_fire, (config, each)) for each in shots]
+    calls = [Call(train_under_fire, (train_spoiled, Refiner, config, each)) for each in shots]
     run = trained(tmp_path, "local", calls)
     assert [len(m.ledger.attempts()) for m in Stage.load(run, "train")] == [3, 3], shots
     assert differences(run, twin) == [], shots
@@ -80,7 +75,7 @@ def test_signals_at_random_moments_change_nothing(twin: Path, tmp_path: Path) ->
 def test_out_of_memory_changes_nothing_but_the_microbatch(twin: Path, tmp_path: Path) -> None:
     config = gmm_plan(tmp_path, *OVERRIDES).config
     passes = [random.randrange(GRAINS * (STEPS - 1)) for _ in range(2)]
-    calls = [Call(train_out_of_memory, (config, each)) for each in passes]
+    calls = [Call(train_out_of_memory, (train_spoiled, Refiner, config, each)) for each in passes]
     run = trained(tmp_path, "inline", calls)
     assert differences(run, twin, sizes_too=False) == [], f"after {passes} passes"
     assert kept(run) == kept(twin)

@@ -1,8 +1,6 @@
 """What the LSTM job's configuration says, sweeps and refuses."""
 
 import dataclasses
-import subprocess
-import sys
 from typing import Any, get_args
 
 import pytest
@@ -15,9 +13,6 @@ from jobs.lstm.config import (
     SitesConfig,
     SplitConfig,
     Variant,
-    member_config,
-    point_of,
-    seed_number,
     stages,
 )
 from kernels.lstm import LSTMSettings
@@ -45,10 +40,10 @@ def test_the_whole_job_has_nine_variants_on_three_splits_from_five_seeds() -> No
         "train": 135,
         "collect": 1,
     }
-    found = member_config(config, 134)
+    found = config.member_config(134)
     assert (found.network.variant, found.split.kind) == ("ea_lstm", "warm_site")
-    assert point_of(config, 5) == {"network.variant": "none", "split.kind": "time"}
-    assert [seed_number(config, member) for member in (0, 4, 5, 134)] == [0, 4, 0, 4]
+    assert config.point_of(5) == {"network.variant": "none", "split.kind": "time"}
+    assert [config.seed_number(member) for member in (0, 4, 5, 134)] == [0, 4, 0, 4]
 
 
 @pytest.mark.parametrize("preset", ["full", "small", "smoke"])
@@ -88,13 +83,3 @@ def test_impossible_values_are_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(ValidationError, match=said):
         LstmConfig.model_validate(overrides)
-
-
-def test_a_plan_needs_no_torch() -> None:
-    code = (
-        "import sys; from jobs.catalog import WORKLOADS as w; from pathlib import Path;"
-        "w['lstm'].plan(w['lstm'].resolve('smoke', []).config, Path()).record();"
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -8,14 +8,17 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from support.lstm_job import lstm_plan, resolved, run_stages
+from support.faults import run_until
+from support.lstm_job import lstm_plan, resolved
 
-from jobs.lstm.collection import stored, summarize
-from jobs.lstm.config import LstmConfig, Variant, member_config
+from jobs.collecting import stored
+from jobs.lstm.collection import summarize
+from jobs.lstm.config import LstmConfig, Variant
 from jobs.lstm.evaluation import METHODS, free_run
 from jobs.lstm.samples import Samples
 from jobs.lstm.sites import sites_path
-from jobs.lstm.training import Forecasting, untrained, weights_path
+from jobs.lstm.training import Forecasting, untrained
+from jobs.outputs import weights_path
 from pipelines.fluxes import FluxError, FluxRecords, Normalizer, SiteRun, read_sites, simulate_sites
 from pipelines.fluxes.scores import SCORES
 from pipelines.report import load_sections
@@ -33,7 +36,7 @@ def records() -> FluxRecords:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run, its report included."""
     plan = lstm_plan(tmp_path_factory.mktemp("whole"))
-    run_stages(plan, "inline", "collect")
+    run_until(plan, "inline", "collect")
     return plan.directory
 
 
@@ -152,7 +155,7 @@ def members(run: Path) -> list[tuple[int, LstmConfig, Samples]]:
     return [
         (index, mine, Samples(mine, sites))
         for index in range(config.members)
-        for mine in [member_config(config, index)]
+        for mine in [config.member_config(index)]
     ]
 
 

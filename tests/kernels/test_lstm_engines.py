@@ -40,8 +40,8 @@ def _names(choices: dict[str, Any]) -> str:
     return "-".join(str(value) for value in choices.values()) or "plain"
 
 
-def _equal_engines(made: Any, hears: str) -> Iterator[Engine]:
-    situation = Situation(made.settings, hears, False, "cpu")  # type: ignore[arg-type]
+def _equal_engines(made: Any, hears: Any) -> Iterator[Engine]:
+    situation = Situation(made.settings, hears, False, "cpu")
     against = obstacles(situation)
     yield from (e for e in Engine if e not in against and e is not Engine.COMPILED)
 
@@ -200,7 +200,7 @@ def test_work_is_linear_in_the_number_of_steps(engine: Engine) -> None:
     written = []
     for steps in (64, 128):
         x = torch.randn(2, steps, 3, dtype=torch.float64, requires_grad=True)
-        with _Written() as count:  # type: ignore[no-untyped-call]
+        with _Written() as count:  # type: ignore[no-untyped-call]  # as above
             out = made(x[:, :0], torch.ones(2, 3, dtype=torch.float64), x, engine=engine)
             torch.autograd.backward(out.outputs.sum())
         written.append(count.total)

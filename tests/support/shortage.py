@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -85,8 +85,8 @@ class Device:
 
     def hold(self, losses: Tensor) -> Tensor:
         """Put samples on the device, and return their losses."""
-        held: Tensor = _Held.apply(losses, self)  # type: ignore[no-untyped-call]  # torch ships it untyped
-        return held
+        hold: Callable[[Tensor, Device], Tensor] = _Held.apply
+        return hold(losses, self)
 
 
 class _Held(torch.autograd.Function):

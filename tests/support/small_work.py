@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cluster import Accumulator, Attempt
+from cluster import Accumulator, Attempt, random_state
 
 # Workers cannot import the tests: send this module along with what is pickled from it.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -26,9 +26,7 @@ class SmallTrainer:
 
     def __init__(self, seed: int, steps: int = 40) -> None:
         torch.set_num_threads(1)
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - the global generator's state is under test
+        random_state.seed(seed)
         self.model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Dropout(0.2), nn.Linear(32, 1))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
         self.accumulator = Accumulator(BATCH, microbatch=BATCH, grain=4)
@@ -36,7 +34,7 @@ class SmallTrainer:
         self.losses: list[float] = []
 
     def step(self) -> None:
-        x = torch.randn(BATCH, 8) + random.random() + float(np.random.rand())  # noqa: NPY002 - as above
+        x = torch.randn(BATCH, 8) + random.random() + float(np.random.rand())  # noqa: NPY002 - its state is under test
         y = x.sum(dim=1, keepdim=True)
 
         def loss(part: slice) -> Tensor:
