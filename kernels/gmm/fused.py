@@ -9,24 +9,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kernels.gmm.acceleration import LEAST_LOG_WEIGHT
 from kernels.gmm.descent import Descent, Method
-from kernels.gmm.em import SigmaBounds, sigma_bounds
+from kernels.gmm.em import SigmaBounds, sigma_floor
 from kernels.gmm.fused_cells import Work, work_for
 from kernels.gmm.fused_descent import METHODS, Memory, Plan, Task, descend_row
 from kernels.gmm.fused_grid import (
     accumulate,
     copy,
     finite,
+    narrowest,
     quantile_state,
     revision,
     sort_components,
     standardize,
 )
 from kernels.gmm.fused_normal import Array, compiled, kept
-from kernels.gmm.gridded import Gridded
+from kernels.gmm.gridded import Gridded, as_array
 from kernels.gmm.mixture import Mixture
 from kernels.gmm.start import FIRST, LATER_DAMPING, SECOND, recipes
 
@@ -120,6 +120,7 @@ def _entry(revision: int) -> Any:
     def fit_rows(
         masses: Array,
         edges: Array,
+        floor: float,
         bounds: Array,
         recipes: Array,
         plan: Plan,
@@ -128,7 +129,8 @@ def _entry(revision: int) -> Any:
     ) -> None:
         """Masses (B, N), edges and bounds (B or 1, ...), recipes (S, 2, K), mixtures (B, 3, K).
 
-        Without recipes the mixtures are the starts. Results are those of a descent, (B, 4).
+        Without bounds those of the grid count, the least sigma ``floor`` widths of the narrowest
+        cell. Without recipes the mixtures are the starts. Results are those of a descent, (B, 4).
         """
         count, cells = len(recipes), masses.shape[1]
         k = mixtures.shape[2] if revision >= 0 else 0
@@ -143,7 +145,9 @@ def _entry(revision: int) -> Any:
                 mixtures[b], results[b, 0] = np.nan, np.nan
                 continue
             grid = edges[b if len(edges) > 1 else 0]
-            low, high = bounds[b if len(bounds) > 1 else 0]
+            low, high = floor * narrowest(grid), grid[-1] - grid[0]
+            if len(bounds) > 0:
+                low, high = bounds[b if len(bounds) > 1 else 0]
             shift, scale = standardize(masses[b], grid, standard)
             task = Task(masses[b], standard, math.log(low / scale), math.log(high / scale))
             if count > 0:
@@ -178,7 +182,7 @@ def descend(
     """
     plan = _plan(method, warm, budget, tolerance, damping)
     given = torch.stack([tensor.detach().double() for tensor in start], dim=1)
-    return _fit(gridded, np.empty((0, 2, given.shape[2])), plan, _array(given), bounds)
+    return _fit(gridded, np.empty((0, 2, given.shape[2])), plan, as_array(given), bounds)
 
 
 def solve(
@@ -210,15 +214,14 @@ def _fit(
     gridded: Gridded, recipes: Array, plan: Plan, mixtures: Array, bounds: SigmaBounds | None
 ) -> Descent:
     """Call the compiled loop, which writes the mixtures."""
-    low, high = sigma_bounds(gridded) if bounds is None else bounds
-    limits = np.concatenate(np.broadcast_arrays(_array(low), _array(high)), axis=-1)
+    limits = np.empty((0, 2))
+    if bounds is not None:
+        pair = np.broadcast_arrays(as_array(bounds.low), as_array(bounds.high))
+        limits = np.concatenate(pair, axis=-1)
     results = np.zeros((len(mixtures), 4))
-    masses, edges = _array(gridded.masses), _array(gridded.edges)
-    _fit_rows(masses, edges, limits, recipes, plan, mixtures, results)
+    masses, edges = as_array(gridded.masses), as_array(gridded.edges)
+    floor = sigma_floor(gridded.kind)
+    _fit_rows(masses, edges, floor, limits, recipes, plan, mixtures, results)
     kl, used, accepted, converged = torch.from_numpy(results).unbind(dim=-1)
     mixture = Mixture(*torch.from_numpy(mixtures).unbind(1))
     return Descent(mixture, kl, used.long(), accepted.long(), converged == 1)
-
-
-def _array(tensor: Tensor) -> Array:
-    return np.ascontiguousarray(tensor.detach().numpy(), np.float64)

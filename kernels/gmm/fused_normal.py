@@ -33,6 +33,12 @@ def compiled_sums(function: F) -> F:
     return result
 
 
+def compiled_exactly(function: F) -> F:
+    """The same, but each product and sum is rounded by itself, as tensor operations do it."""
+    result: F = jit(**_INNER)(function)
+    return result
+
+
 def kept(entry: F) -> F:
     """Compile what is called from Python, and keep the code on disk where that can be written."""
     options = {"nogil": True, "error_model": "numpy"}

@@ -2,7 +2,9 @@
 
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.gmm.mixture import Mixture, log_cell_masses
@@ -42,29 +44,50 @@ class Gridded(NamedTuple):
         return Gridded(self.masses[index], edges, self.kind)
 
 
+#: Bits of ``Findings.flags``.
+NOT_FINITE, NEGATIVE, EMPTY, NOT_NORMALIZED, UNRESOLVED = 1, 2, 4, 8, 16
+
+
 class Findings(NamedTuple):
-    """What was found wrong, a flag for each row that was given, (B,).
+    """What was found wrong.
 
     Attributes:
-        not_finite: Holds NaN or infinity.
-        negative: More than ``NEGATIVE_TOLERANCE`` of it is negative.
-        empty: Has no mass.
-        not_normalized: Cell masses that do not sum to one; used all the same.
-        unresolved: Has a peak narrower than the grid can show; used all the same.
+        flags: Bits for each row that was given, (B,), uint8.
         kept: Index of the rows that are in the result.
     """
 
-    not_finite: Tensor
-    negative: Tensor
-    empty: Tensor
-    not_normalized: Tensor
-    unresolved: Tensor
+    flags: Tensor
     kept: Tensor
+
+    @property
+    def not_finite(self) -> Tensor:
+        """Rows that hold NaN or infinity, (B,)."""
+        return self.flags & NOT_FINITE > 0
+
+    @property
+    def negative(self) -> Tensor:
+        """Of which more than ``NEGATIVE_TOLERANCE`` is negative."""
+        return self.flags & NEGATIVE > 0
+
+    @property
+    def empty(self) -> Tensor:
+        """That have no mass."""
+        return self.flags & EMPTY > 0
+
+    @property
+    def not_normalized(self) -> Tensor:
+        """Of cell masses that do not sum to one; used all the same."""
+        return self.flags & NOT_NORMALIZED > 0
+
+    @property
+    def unresolved(self) -> Tensor:
+        """That have a peak narrower than the grid can show; used all the same."""
+        return self.flags & UNRESOLVED > 0
 
     @property
     def bad(self) -> Tensor:
         """Rows that cannot be fitted as they are."""
-        return self.not_finite | self.negative | self.empty
+        return self.flags & (NOT_FINITE | NEGATIVE | EMPTY) > 0
 
 
 def read_gridded(
@@ -87,93 +110,39 @@ def read_gridded(
     Raises:
         ValueError: Shapes that do not fit, a grid that does not increase, an unknown kind.
     """
-    values, grid = values.detach().double(), grid.detach().double()
+    # Here, because the import of the compiler takes a second.
+    from kernels.gmm.fused_reading import read_rows
+
     if kind not in get_args(Kind) or policy not in get_args(Policy):
         raise ValueError(f"kind is one of {get_args(Kind)}, policy of {get_args(Policy)}")
-    grid = _checked_grid(values, grid, kind)
-    edges = grid if grid.shape[-1] == values.shape[-1] + 1 else edges_of_points(grid)
-    finite = values.isfinite().all(dim=-1)
-    values = values.where(finite.unsqueeze(-1), torch.zeros_like(values))
-    scale = values.abs().amax(dim=-1, keepdim=True)
-    values = values / scale.where(scale > 0, torch.ones_like(scale))
-    positive = values.clamp(min=0)
-    masses = point_masses(positive, grid, edges) if kind == "point_density" else positive
-    total = masses.sum(dim=-1)
-    lost = (positive - values).sum(dim=-1) > NEGATIVE_TOLERANCE * positive.sum(dim=-1)
-    empty = finite & ~(total > 0)
-    sums = total * scale.squeeze(-1)
-    odd = (kind == "cell_mass") & ((sums - 1).abs() > SUM_TOLERANCE) & finite & ~empty
-    usable = (total > 0).unsqueeze(-1)
-    masses = torch.where(usable, masses / total.unsqueeze(-1), _uniform(edges))
-    rough = (masses.diff(n=2, dim=-1).abs() > ROUGHNESS).any(dim=-1) & usable.squeeze(-1)
-    findings = Findings(~finite, lost & ~empty, empty, odd, rough, torch.arange(len(values)))
-    return _by_policy(Gridded(masses, edges, kind), findings, policy)
-
-
-def _by_policy(gridded: Gridded, findings: Findings, policy: Policy) -> tuple[Gridded, Findings]:
-    bad = findings.bad
+    given, places = as_array(values), as_array(grid)
+    places = places[None] if places.ndim == 1 else places
+    _check_shapes(given.shape, places.shape, kind)
+    points, summed = kind == "point_density", kind == "cell_mass"
+    found = read_rows(given, places, points, summed, policy == "report")
+    masses, edges, flags = (torch.from_numpy(array).to(values.device) for array in found)
+    findings = Findings(flags, torch.arange(len(flags), device=values.device))
+    gridded = Gridded(masses, edges, kind)
     if policy == "drop":
-        findings = findings._replace(kept=(~bad).nonzero().squeeze(-1))
-        return gridded.rows(~bad), findings
-    if policy == "report":
-        masses = gridded.masses.masked_fill(bad.unsqueeze(-1), torch.nan)
-        return gridded._replace(masses=masses), findings
+        findings = findings._replace(kept=(~findings.bad).nonzero().squeeze(-1))
+        gridded = gridded.rows(findings.kept)
     return gridded, findings
 
 
-def _checked_grid(values: Tensor, grid: Tensor, kind: Kind) -> Tensor:
-    grid = grid.unsqueeze(0) if grid.ndim == 1 else grid
-    allowed = {values.shape[-1]} | (set() if kind == "point_density" else {values.shape[-1] + 1})
-    if values.ndim != 2 or grid.shape[-1] not in allowed or len(grid) not in (1, len(values)):
+def as_array(tensor: Tensor) -> NDArray[np.float64]:
+    """In float64 on the CPU, rows together, as compiled code takes it; no copy if it is so."""
+    return tensor.detach().to("cpu", torch.float64).contiguous().numpy()
+
+
+def _check_shapes(values: tuple[int, ...], grid: tuple[int, ...], kind: Kind) -> None:
+    allowed = {values[-1]} | (set() if kind == "point_density" else {values[-1] + 1})
+    if len(values) != 2 or grid[-1] not in allowed or grid[0] not in (1, values[0]):
         raise ValueError(
-            f"{kind} values are (B, N), found {tuple(values.shape)}; the grid has a last axis of "
-            f"{sorted(allowed)} and one row or B, found {tuple(grid.shape)}"
+            f"{kind} values are (B, N), found {values}; the grid has a last axis of "
+            f"{sorted(allowed)} and one row or B, found {grid}"
         )
-    if values.shape[-1] < 3:
-        raise ValueError(f"a grid needs at least 3 cells, found {values.shape[-1]}")
-    if not (grid.isfinite().all() and (grid.diff(dim=-1) > 0).all()):
-        raise ValueError("a grid must be finite and increase from point to point; sort it")
-    return grid
-
-
-def edges_of_points(points: Tensor) -> Tensor:
-    """Edges (*, N+1) half way between points (*, N), and as far beyond the ends."""
-    middle = 0.5 * (points[..., 1:] + points[..., :-1])
-    first, last = 2 * points[..., :1] - middle[..., :1], 2 * points[..., -1:] - middle[..., -1:]
-    return torch.cat([first, middle, last], dim=-1)
-
-
-def point_masses(density: Tensor, points: Tensor, edges: Tensor) -> Tensor:
-    r"""Masses of the cells about points, to fourth order on a smooth grid.
-
-    The integral of the parabola through three points; on a uniform grid
-    :math:`h (f_i + \Delta^2 f_i / 24)`. Taking :math:`h f_i` would narrow a Gaussian's variance
-    by :math:`h^2/12` against the cell masses that a fit compares it with.
-
-    Args:
-        density: Not negative, (B, N).
-        points: (B, N) or (1, N).
-        edges: Of :func:`edges_of_points`.
-
-    Returns:
-        (B, N), not negative; the first and the last cell to second order.
-    """
-    width = edges.diff(dim=-1)
-    left, right = points.diff(dim=-1)[..., :-1], points.diff(dim=-1)[..., 1:]
-    low, high = (density.diff(dim=-1) / points.diff(dim=-1)).unfold(-1, 2, 1).unbind(-1)
-    bend = (high - low) / (left + right)
-    slope = low + bend * left
-    # Moments of the cell, from -left/2 to right/2, about its point.
-    first = (right.square() - left.square()) / 8
-    second = (right**3 + left**3) / 24
-    masses = density * width
-    inner = masses[..., 1:-1] + slope * first + bend * second
-    return torch.cat([masses[..., :1], inner.clamp(min=0), masses[..., -1:]], dim=-1)
-
-
-def _uniform(edges: Tensor) -> Tensor:
-    width = edges.diff(dim=-1)
-    return width / width.sum(dim=-1, keepdim=True)
+    if values[1] < 3:
+        raise ValueError(f"a grid needs at least 3 cells, found {values[1]}")
 
 
 def cross_entropy(gridded: Gridded, m: Mixture) -> Tensor:

@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kernels.gmm import Gridded, Kind, Mixture, Policy, read_gridded
-from kernels.gmm.gridded import Findings
+from kernels.gmm.inference import CompiledRefiner
 from kernels.gmm.refiner import Refiner
 from pipelines.mixtures.certificate import certified, divergence
 from pipelines.mixtures.classical import solve_classically
 from pipelines.mixtures.learned import load_refiner, refine
 
-#: Bits of ``Fitted.flags``, in the order of the fields of Findings.
+#: Bits of ``Fitted.flags``, those of Findings first.
 FLAGS = ("not_finite", "negative", "empty", "not_normalized", "unresolved", "fallback")
 MOST_COMPONENTS = 16
 
@@ -47,7 +47,7 @@ def fit_mixture(
     components: int,
     *,
     kind: Kind = "point_density",
-    model: str | Path | Refiner | None = None,
+    model: str | Path | Refiner | CompiledRefiner | None = None,
     policy: Policy = "report",
 ) -> Fitted:
     """Fit a Gaussian mixture to each gridded density.
@@ -58,7 +58,8 @@ def fit_mixture(
         components: K, from 1 to 16.
         kind: What the values are.
         model: None for the classical solver; ``"shipped"`` for the refiner in the package, or the
-            file of one, as ``yaoki run gmm`` exports it; or the module itself.
+            file of one, as ``yaoki run gmm`` exports it; or the refiner itself, compiled where
+            densities come one by one.
         policy: What becomes of rows that are no densities: reported (their fits are NaN), dropped,
             or replaced (what is negative is cut, what has no mass becomes uniform).
 
@@ -68,59 +69,32 @@ def fit_mixture(
     """
     if not 1 <= components <= MOST_COMPONENTS:
         raise ValueError(f"components: expected 1 to {MOST_COMPONENTS}, found {components}")
-    refiner = model if isinstance(model, Refiner) else load_refiner(model) if model else None
+    refiner = load_refiner(model) if isinstance(model, str | Path) else model
     given = _tensor(values)
     given = given[None] if given.ndim == 1 else given
     gridded, findings = read_gridded(given, _tensor(grid), kind, policy)
-    mixture, kl, fallback = _fit(gridded, components, refiner)
-    return Fitted(
-        mixture,
-        kl,
-        _flags(findings, fallback),
-        findings.kept,
-        float(fallback.sum()) / max(1, int(kl.isfinite().sum())),
-    )
-
-
-def _fit(
-    gridded: Gridded, components: int, refiner: Refiner | None
-) -> tuple[Mixture, Tensor, Tensor]:
-    """Mixtures (B, K), divergences (B), and whose learned fit was refused (B)."""
-    usable = gridded.masses.isfinite().all(dim=-1)
-    rows = usable.nonzero()[:, 0]
-    good = gridded.rows(rows)
-    refused = torch.zeros(len(rows), dtype=torch.bool)
     if refiner is None:
-        fit, kl = solve_classically(good, components)
-    else:
-        fit = refine(refiner, good, components)
-        kl = divergence(good, fit)
-        refused = ~certified(good, fit, kl)
-        fit, kl = _mended(good, fit, kl, refused.nonzero()[:, 0])
-    nan = gridded.masses.new_full((len(usable), components), torch.nan)
-    whole = Mixture(*(nan.index_copy(0, rows, part) for part in fit.sort()))
-    fallback = torch.zeros_like(usable).index_copy(0, rows, refused)
-    return whole, nan[:, 0].index_copy(0, rows, kl), fallback
+        mixture, kl = solve_classically(gridded, components)
+        return Fitted(mixture, kl, findings.flags, findings.kept, 0.0)
+    mixture = refine(refiner, gridded, components)
+    kl = divergence(gridded, mixture)
+    refused = (~certified(gridded, mixture, kl)).nonzero()[:, 0]
+    refused = refused[gridded.masses[refused].isfinite().all(dim=-1)]
+    if len(refused):
+        mixture, kl = _mended(gridded, mixture, kl, refused)
+        findings.flags[findings.kept[refused]] |= 1 << FLAGS.index("fallback")
+    rate = len(refused) / max(1, int(kl.isfinite().sum()))
+    return Fitted(mixture, kl, findings.flags, findings.kept, rate)
 
 
 def _mended(gridded: Gridded, fit: Mixture, kl: Tensor, rows: Tensor) -> tuple[Mixture, Tensor]:
     """The learned fits, and in the refused rows the classical solver's where they are nearer."""
-    if not len(rows):
-        return fit, kl
     other, theirs = solve_classically(gridded.rows(rows), fit.means.shape[1])
     nearer = ~(kl[rows] <= theirs)  # NaN is never nearer
     chosen = rows[nearer]
     pairs = zip(fit, other, strict=True)
     mended = Mixture(*(old.index_copy(0, chosen, new[nearer]) for old, new in pairs))
     return mended, kl.index_copy(0, chosen, theirs[nearer])
-
-
-def _flags(findings: Findings, fallback: Tensor) -> Tensor:
-    bits = torch.zeros(len(findings.bad), dtype=torch.uint8)
-    for bit, name in enumerate(FLAGS[:-1]):
-        bits |= getattr(findings, name).to(torch.uint8) << bit
-    bits[findings.kept] |= fallback.to(torch.uint8) << FLAGS.index("fallback")
-    return bits
 
 
 def flag_counts(flags: NDArray[np.uint8], names: Sequence[str] = FLAGS) -> dict[str, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from kernels.gmm import Gridded, Mixture
-from kernels.gmm.inference import infer
+from kernels.gmm.inference import CompiledRefiner, infer
 from kernels.gmm.refiner import Refiner, RefinerConfig
 
 #: The refiner that comes with the package; docs/gmm.md has the command that made it.
@@ -17,7 +17,7 @@ class ModelError(Exception):
     """A model that is not there, or whose file is not one."""
 
 
-def load_refiner(model: str | Path) -> Refiner:
+def load_refiner(model: str | Path) -> CompiledRefiner:
     """Load a refiner, once a process for each file.
 
     Args:
@@ -26,7 +26,7 @@ def load_refiner(model: str | Path) -> Refiner:
     Raises:
         ModelError: It is not there, or cannot be read.
     """
-    path = SHIPPED if model == "shipped" else Path(model)
+    path = SHIPPED if model == "shipped" else Path(model).absolute()
     if not path.is_file():
         hint = (
             "this installation has none; fit without a model"
@@ -34,20 +34,20 @@ def load_refiner(model: str | Path) -> Refiner:
             else ("expected the file refiner.pt of a run of 'yaoki run gmm'")
         )
         raise ModelError(f"{path}: no such model; {hint}")
-    return _loaded(path.resolve(), path.stat().st_mtime_ns)
+    return _loaded(path, path.stat().st_mtime_ns)
 
 
-def refine(refiner: Refiner, gridded: Gridded, components: int) -> Mixture:
+def refine(refiner: Refiner | CompiledRefiner, gridded: Gridded, components: int) -> Mixture:
     """The refiner's fits, (B, K)."""
     return infer(refiner, gridded, components)
 
 
 @lru_cache(maxsize=4)
-def _loaded(path: Path, written: int) -> Refiner:
+def _loaded(path: Path, written: int) -> CompiledRefiner:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
         refiner = Refiner(RefinerConfig(**found["config"]))
         refiner.load_state_dict(found["weights"])
+        return CompiledRefiner.of(refiner)
     except Exception as error:  # whatever torch, pickle or the dictionary makes of a foreign file
         raise ModelError(f"{path}: no model of this version ({error}); export it again") from error
-    return refiner.eval().requires_grad_(False)

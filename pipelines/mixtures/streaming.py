@@ -11,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from kernels.gmm import Policy
-from kernels.gmm.refiner import Refiner
+from kernels.gmm.inference import CompiledRefiner
 from pipelines.mixtures.fitting import FLAGS, Fitted, fit_mixture, flag_counts
 from pipelines.mixtures.learned import load_refiner
 from pipelines.mixtures.store import DensityError, DensityStore, new_array, new_group
@@ -98,7 +98,7 @@ def _block(
     start: int,
     stop: int,
     components: int,
-    refiner: Refiner | None,
+    refiner: CompiledRefiner | None,
     policy: Policy,
 ) -> Fitted:
     values, grid = densities.block(start, stop)

@@ -38,6 +38,33 @@ def test_masses_of_densities_at_points_are_of_fourth_order(scale: float) -> None
     assert error(257) < error(65) / 150
 
 
+@pytest.mark.parametrize("grids", [1, 4])
+def test_masses_are_integrals_of_parabolas_whatever_the_batch(grids: int) -> None:
+    generator = torch.Generator().manual_seed(grids)
+    values = torch.rand(4, 30, generator=generator).double()
+    points = torch.rand(grids, 30, generator=generator).double().add(0.5).cumsum(-1)
+
+    gridded, findings = read_gridded(values, points, "point_density")
+
+    edges = gridded.edges.expand(4, -1)
+    torch.testing.assert_close(
+        edges[:, 1:-1], (0.5 * (points[:, 1:] + points[:, :-1])).expand(4, -1)
+    )
+    three, middle = points.expand(4, -1).unfold(-1, 3, 1), points.expand(4, -1)[:, 1:-1, None]
+    parabola = torch.linalg.solve(torch.linalg.vander(three - middle, N=3), values.unfold(-1, 3, 1))
+    cells = edges.unfold(-1, 2, 1)[:, 1:-1] - middle
+    powers = torch.stack([cells, cells**2 / 2, cells**3 / 3], dim=-2)
+    inner = (parabola * powers.diff(dim=-1).squeeze(-1)).sum(-1).clamp(min=0)
+    ends = (values * edges.diff(dim=-1))[:, [0, -1]]
+    masses = torch.cat([ends[:, :1], inner, ends[:, 1:]], dim=-1)
+    masses = masses / masses.sum(-1, keepdim=True)
+    torch.testing.assert_close(gridded.masses, masses, rtol=0, atol=1e-12)
+    assert not findings.flags.any()
+    for row in range(4):
+        alone, _ = read_gridded(values[[row]], points[[row % grids]], "point_density")
+        assert torch.equal(alone.masses[0], gridded.masses[row])
+
+
 def test_cell_masses_are_taken_as_they_are() -> None:
     edges = _points(100)
     masses = log_cell_masses(_mixture(), edges).exp()

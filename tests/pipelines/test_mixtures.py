@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels.gmm import Gridded, Mixture, log_density, quantile
 from kernels.gmm.families import FAMILIES, draw_batch, uniform_edges
+from kernels.gmm.inference import CompiledRefiner
 from kernels.gmm.refiner import Refiner, RefinerConfig
 from pipelines.mixtures import ModelError, fit_mixture, load_refiner
 from pipelines.mixtures.certificate import GOOD, certified, divergence
@@ -112,6 +113,20 @@ def test_a_model_file_is_the_model(tmp_path: Path) -> None:
         load_refiner(path)
     with pytest.raises(ModelError, match="no such model"):
         load_refiner(tmp_path / "none.pt")
+
+
+def test_a_compiled_model_does_not_learn_any_more() -> None:
+    refiner, values = untrained(), masses(14)
+    compiled = CompiledRefiner.of(refiner)
+    models = (refiner, compiled)
+    ours, theirs = (fit_mixture(values, EDGES, 4, kind="cell_mass", model=m) for m in models)
+    assert all(torch.equal(a, b) for a, b in zip(ours.mixture, theirs.mixture, strict=True))
+    before = [array.copy() for array in (*compiled.networks[3], compiled.table)]
+    with torch.no_grad():
+        for tensor in refiner.parameters():
+            tensor.add_(1)
+    after = (*compiled.networks[3], compiled.table)
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_what_does_not_fit_is_refused() -> None:
