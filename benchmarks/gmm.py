@@ -61,7 +61,8 @@ def main() -> None:
         record["components"][components] = found
         _print_table(components, found)
         if arguments.model is not None:
-            record["learned"] = _print_laws(trial, components, arguments.model)
+            laws = record.setdefault("learned", {})
+            laws[components] = _print_laws(trial, components, arguments.model)
     if arguments.json:
         arguments.json.write_text(json.dumps(record, indent=1))
 
@@ -149,6 +150,8 @@ def _shown(key: str, value: float | None) -> str:
         return "-"
     if key in ("near", "finite"):
         return f"{100 * value:.2f}%"
+    if key == "kl_mean":
+        return f"{value:.3g}"
     whole = key == "densities" or key.endswith("_us")
     return f"{value:.0f}" if whole else f"{value:.2g}"
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from kernels.gmm import Gridded, Mixture, Standardization, cross_entropy, descent, fused
 from kernels.gmm.descent import Descent, Method
+from kernels.gmm.inference import infer
 from kernels.gmm.start import quantile_start
-from pipelines.mixtures import fit_mixture
+from pipelines.mixtures import fit_mixture, load_refiner
 
 Array = NDArray[np.float64]
 _SAMPLES = 2000
@@ -53,6 +54,7 @@ def contenders(model: str | Path | None, seed: int) -> list[Contender]:
     if find_spec("sklearn") is not None:
         found.append(Contender("scikit-learn, 2,000", partial(_sklearn, seed), slow=True))
     if model is not None:
+        found += (Contender(f"learned, {n} steps", partial(_steps, model, n)) for n in (0, 4, 8))
         found.append(Contender("learned (yaoki)", partial(_fitted, model)))
     return found
 
@@ -96,6 +98,12 @@ def _fitted(model: str | Path | None, gridded: Gridded, components: int) -> Mixt
     """As a user has it: with its checks, its certificate and its fallback."""
     edges = gridded.edges[0] if len(gridded.edges) == 1 else gridded.edges
     return fit_mixture(gridded.masses, edges, components, kind="cell_mass", model=model).mixture
+
+
+def _steps(model: str | Path, steps: int, gridded: Gridded, components: int) -> Mixture:
+    """The network's start and so many steps: no rival start, certificate or fallback."""
+    refiner = load_refiner(model)
+    return infer(refiner, gridded, components, steps=steps, enough=1e-6, rivals=0)
 
 
 def _lbfgs(gridded: Gridded, components: int) -> Mixture:
