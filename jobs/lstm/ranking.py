@@ -30,7 +30,8 @@ def trials_of(found: Collected) -> list[Trial]:
 
         return ranked(open_study(found.config, found.run).trials)
     trials = []
-    for number, (point, members) in enumerate(found.by_point):
+    for point, members in found.by_point:
+        number = members[0].index // found.config.seeds
         last = found.config.search.objective == "last"
         value = fmean(m.validation if last else m.best_validation for m in members)
         ended = [row for member in members for row in member.rows if "loss" in row]
