@@ -24,6 +24,7 @@ class Job(Config):
     training: Training = Training()
 
 
+@settings(max_examples=100, deadline=None)
 @given(low=POSITIVE, high=POSITIVE, log=st.booleans(), share=SHARES, other=SHARES)
 def test_a_float_is_within_its_range_and_grows_with_the_share(
     low: float, high: float, log: bool, share: float, other: float
@@ -37,13 +38,14 @@ def test_a_float_is_within_its_range_and_grows_with_the_share(
     assert few == float(f"{few:.6g}") or few in (low, high)
 
 
+@settings(max_examples=100, deadline=None)
 @given(low=st.integers(1, 500), steps=st.integers(1, 60), step=st.integers(1, 9), share=SHARES)
 def test_whole_numbers_are_on_their_steps(low: int, steps: int, step: int, share: float) -> None:
     found = Range(low, low + steps * step, step=step).at(share)
     assert found in range(low, low + steps * step + 1, step)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(low=st.integers(-20, 20), count=st.integers(2, 40), log=st.booleans())
 def test_every_whole_number_comes_and_without_log_equally_often(
     low: int, count: int, log: bool
@@ -56,6 +58,7 @@ def test_every_whole_number_comes_and_without_log_equally_often(
         assert {found.count(value) for value in set(found)} == {97}
 
 
+@settings(max_examples=100, deadline=None)
 @given(low=POSITIVE, factor=st.floats(1.001, 1e6), share=st.floats(0, 1, exclude_max=True))
 def test_the_logarithm_is_what_is_uniform(low: float, factor: float, share: float) -> None:
     found = Range(low, low * factor, log=True).at(share)
@@ -78,7 +81,7 @@ def test_a_random_search_is_the_same_on_every_machine() -> None:
     ]
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**63), number=st.integers(0, 10**6), data=st.data())
 def test_a_value_depends_on_its_own_axis_alone(seed: int, number: int, data: Any) -> None:
     axes = {name: Range(0.0, 1.0) for name in "abcdef"}
