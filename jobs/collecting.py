@@ -35,13 +35,23 @@ class TrainedMember:
     @property
     def validation(self) -> float:
         """Its last validation, by which members are chosen; what is tested on chooses nothing."""
-        found = [row["validation"] for row in self.rows if "validation" in row]
-        return float(found[-1]) if found and math.isfinite(found[-1]) else math.inf
+        found = self._validations
+        return found[-1] if found else math.inf
+
+    @property
+    def best_validation(self) -> float:
+        """The lowest of its validations on the way."""
+        return min(self._validations, default=math.inf)
+
+    @property
+    def _validations(self) -> list[float]:
+        found = [float(row["validation"]) for row in self.rows if "validation" in row]
+        return [value if math.isfinite(value) else math.inf for value in found]
 
 
-def metrics(run: Path, member: int) -> list[dict[str, Any]]:
-    """What a member of the stage ``train`` logged."""
-    path = Member(run, "train", member).directory / "metrics.jsonl"
+def metrics(run: Path, member: int, stage: str = "train") -> list[dict[str, Any]]:
+    """What a member of the stage ``train`` logged, or a trial."""
+    path = Member(run, stage, member).directory / "metrics.jsonl"
     return [dict(row) for row in read_metrics(path)]
 
 

@@ -16,6 +16,7 @@ _ERRORS = {
     ("cluster.stage", "RunError"): USAGE,
     ("jobs.launch", "StageFailedError"): FAILED,
     ("pipelines.config", "ConfigError"): USAGE,
+    ("pipelines.search", "SearchError"): FAILED,
     ("pipelines.tracking", "MetricsError"): FAILED,
     ("pipelines.wandb_server", "SyncError"): UNAVAILABLE,
 }

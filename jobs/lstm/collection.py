@@ -4,10 +4,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,25 +17,29 @@ from jobs.lstm.config import LstmConfig
 from jobs.lstm.evaluation import METHODS
 from jobs.lstm.sites import sites_path
 from jobs.outputs import ensemble_path
+from pipelines.config.sweep import Point
 from pipelines.ensemble import EnsembleError, read_commit
 from pipelines.ensemble import collect as seal
 from pipelines.fluxes import FluxRecords, read_sites
 from pipelines.fluxes.records import Array
 from pipelines.fluxes.scores import DAYS_A_YEAR, SCORES, Spread, over_sites
 from pipelines.fluxes.simulation import FLUXES
+from pipelines.search import State
 
 
 @dataclass(frozen=True)
 class Tested(TrainedMember):
-    """One member's network.
+    """The network of one member or trial.
 
     Attributes:
+        point: Of the sweep.
         kind: Of its split.
         scores: By method, score, site and flux; NaN for sites that were not tested.
         mass_residual: The largest of all days, gC m-2 d-1.
         parameters: Of its network.
     """
 
+    point: Point
     kind: str
     scores: Array
     mass_residual: float
@@ -90,12 +93,11 @@ class Collected:
         }
 
     @property
-    def by_point(self) -> Iterator[tuple[Mapping[str, Any], list[Tested]]]:
+    def by_point(self) -> Iterator[tuple[Point, list[Tested]]]:
         """The points of the sweep with their members, one a seed."""
-        for number, point in enumerate(self.config.points):
-            mine = [m for m in self.members if m.index // self.config.seeds == number]
-            if mine:
-                yield point, mine
+        for _, some in groupby(self.members, lambda m: m.index // self.config.seeds):
+            mine = list(some)
+            yield mine[0].point, mine
 
 
 def collect(config: LstmConfig, member: Member) -> dict[str, float]:
@@ -118,15 +120,18 @@ def summarize(config: LstmConfig, run: Path, partial: bool = False) -> dict[str,
     Raises:
         EnsembleError: Members are missing, or none has a validation that is finite.
     """
-    from jobs.lstm.showing import section  # brings matplotlib
+    from jobs.lstm.ranking import save_search  # brings matplotlib
+    from jobs.lstm.showing import section
 
     torch.set_num_threads(config.resources.collect.cpus)
     manifest = seal(ensemble_path(run), partial)
-    members = [_tested(config, run, index) for index in manifest["valid"]]
+    members = list(_networks(config, run, manifest["valid"]))
     found = Collected(config, run, members, read_sites(sites_path(run)))
     if not any(math.isfinite(member.validation) for member in members):
         raise EnsembleError(f"{run}: expected a member with a finite validation, found none")
     scores = evaluate(found)
+    if config.search.method != "grid":
+        save_search(found)
     write_report(run, "lstm", scores, lambda: section(found, scores))
     return scores
 
@@ -146,19 +151,36 @@ def evaluate(found: Collected) -> dict[str, float]:
     return scores
 
 
-def point_name(config: LstmConfig, member: int) -> str:
-    """The point of the sweep that a member stands for, in words."""
-    point = config.point_of(member)
-    told = ", ".join(f"{path.split('.')[-1]} {value}" for path, value in point.items())
+def point_name(point: Point) -> str:
+    """A point of the sweep, in words."""
+    told = ", ".join(f"{path.split('.')[-1]} {_rounded(value)}" for path, value in point.items())
     return told or "as configured"
 
 
-def _tested(config: LstmConfig, run: Path, index: int) -> Tested:
+def _rounded(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def _networks(config: LstmConfig, run: Path, whole: Sequence[int]) -> Iterator[Tested]:
+    """The networks that were trained to their end, of those that are whole in the ensemble."""
+    if not config.search.adaptive:
+        for index in whole:
+            yield _tested(config, run, index, "train", config.point_of(index))
+        return
+    from jobs.lstm.searching import TRIALS, open_study  # brings Optuna
+
+    for trial in open_study(config, run).trials:
+        if trial.state is State.COMPLETE and trial.number in whole:
+            yield _tested(config, run, trial.number, TRIALS, trial.point)
+
+
+def _tested(config: LstmConfig, run: Path, index: int, stage: str, point: Point) -> Tested:
     told = read_commit(ensemble_path(run), index)
     return Tested(
         index,
-        metrics(run, index),
-        config.member_config(index).split.kind,
+        metrics(run, index, stage),
+        point,
+        config.at_point(point).split.kind,
         np.asarray(stored(run, "scores", index), np.float64),
         float(stored(run, "mass_residual", index)[0]),
         0 if told is None else int(told.provenance["parameters"]),

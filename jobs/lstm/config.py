@@ -14,8 +14,9 @@ from pydantic import (
 )
 
 from pipelines.config import Config
-from pipelines.config.sweep import SweptConfig
 from pipelines.plan import Resources, StagePlan
+from pipelines.search.settings import require_optuna
+from pipelines.search.swept import SearchedConfig
 from pipelines.tracking.settings import TrackingConfig
 from pipelines.training.settings import TrainingConfig
 
@@ -34,6 +35,8 @@ Variant = Literal[
 ]
 #: Sections that a sweep may reach into; sites and what is stored are the same for all members.
 SWEPT = ("network", "forcing", "objective", "split", "training")
+#: Those that a search may reach into: the others change what a validation measures.
+SEARCHED = ("network", "forcing", "training")
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -203,7 +206,7 @@ class StageResources(Config):
     collect: Resources = Resources()
 
 
-class LstmConfig(SweptConfig):
+class LstmConfig(SearchedConfig):
     """The LSTM job."""
 
     sweep: dict[str, JsonValue] = Field(default_factory=dict)
@@ -225,7 +228,7 @@ class LstmConfig(SweptConfig):
         # The generator of a batch's coin must not know how many samples dropout has drawn for.
         if self.forcing.coin == "batch" and self.network.dropout:
             raise ValueError("forcing.coin=batch needs network.dropout=0; take coin=sample")
-        self._check_sweep(SWEPT)
+        self._check_sweep(SWEPT, SEARCHED)
         return self
 
     def _check_days(self) -> None:
@@ -255,12 +258,21 @@ class LstmConfig(SweptConfig):
 
 
 def stages(config: LstmConfig) -> list[StagePlan]:
-    """The arrays of the job, in order."""
+    """The arrays of the job, in order.
+
+    Raises:
+        ConfigError: The search needs Optuna, which is not installed.
+    """
     ask, here = config.resources, "jobs.lstm"
     shards = config.sites.count // config.sites.per_shard
+    work, members = f"{here}.training:train", config.members
+    if config.search.adaptive:
+        require_optuna()
+        work = f"{here}.searching:search"
+        members = min(config.search.workers, config.search.trials)
     return [
         StagePlan("simulate", f"{here}.sites:simulate", shards, ask.simulate),
         StagePlan("prepare", f"{here}.sites:prepare", 1, ask.prepare),
-        StagePlan("train", f"{here}.training:train", config.members, ask.train),
+        StagePlan("train", work, members, ask.train),
         StagePlan("collect", f"{here}.collection:collect", 1, ask.collect, "end"),
     ]

@@ -49,8 +49,8 @@ def _fact(kind: str, scores: Mapping[str, float]) -> Fact:
 def _scores_table(found: Collected) -> Table:
     """One row a point and flux, with intervals over seeds."""
     rows: list[list[object]] = []
-    for _, members in found.by_point:
-        name = point_name(found.config, members[0].index)
+    for point, members in found.by_point:
+        name = point_name(point)
         for n, flux in enumerate(FLUXES):
             nse = [member.spread("nse") for member in members]
             p10 = over_seeds([spread.p10[n] for spread in nse]).mean
@@ -87,7 +87,7 @@ def _references_table(found: Collected) -> Table:
 def _members_table(found: Collected) -> Table:
     rows = []
     for member in found.members:
-        name = point_name(found.config, member.index)
+        name = point_name(member.point)
         seed = found.config.seed_number(member.index)
         nse = [_short(value) for value in member.spread("nse").median]
         drift = [_short(value) for value in member.annual_bias.values()]
@@ -128,7 +128,7 @@ def _pictures(found: Collected) -> Iterator[Picture]:
 def _of_split(found: Collected, kind: str, member: Tested) -> Iterator[Picture]:
     predicted = np.asarray(stored(found.run, "predictions", member.index), np.float64)
     observed = found.records.fluxes
-    where, name = KINDS[kind], point_name(found.config, member.index)
+    where, name = KINDS[kind], point_name(member.point)
     yield save_picture(
         found.run,
         f"series-{kind}",
@@ -181,7 +181,7 @@ def _attention(found: Collected) -> Iterator[Picture]:
     for member in sorted(found.members, key=lambda m: m.validation):
         weights = np.asarray(stored(found.run, "attention", member.index), np.float64)
         if np.isfinite(weights).all():
-            name = point_name(found.config, member.index)
+            name = point_name(member.point)
             yield save_picture(
                 found.run,
                 "attention",

@@ -16,7 +16,7 @@ from kernels.lstm import FluxScale, LSTMSettings, StaticDynamicLSTM, scheduled_r
 from pipelines.fluxes import FluxError, FluxRecords, Normalizer, read_sites, windows
 from pipelines.fluxes.forecasts import Windows, forecast_windows
 from pipelines.seeds import derived_seed, generator
-from pipelines.training.guard import Guard
+from pipelines.training.guard import Guard, Note
 from pipelines.training.loop import Trainer, make_deterministic
 
 
@@ -136,22 +136,46 @@ def train(config: LstmConfig, member: Member, attempt: Attempt) -> dict[str, flo
     seed = derived_seed(config.seed, "train", config.seed_number(member.index))
     make_deterministic(config.resources.train.cpus, seed)
     samples = Samples(mine, read_sites(sites_path(member.run)))
-    network = untrained(mine, samples.records, samples.normalizer)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
     with tracker(config.tracking, config, member, attempt) as tracking:
-        objective = Forecasting(samples, seed, network)
-        skipped = member.directory / "skipped"
-        guard = Guard(mine.training.max_skipped, directory=skipped, note=tracking.record)
-        trainer = Trainer(network, objective, mine.training, tracking.record, attempt, guard)
+        trainer = trainer_of(samples, seed, member, tracking.record, attempt)
         resume(attempt, trainer, tracking)
         for _ in attempt.steps(trainer):
             trainer.step()
+    keep(config, member, attempt, trainer, samples)
+    return {"best_validation": trainer.best, "skipped": trainer.skipped}
+
+
+def trainer_of(
+    samples: Samples, seed: int, member: Member, note: Note, attempt: Attempt
+) -> Trainer:
+    """The training of a network from the start.
+
+    Args:
+        samples: What it reads; their configuration is the network's.
+        seed: All of it follows from it.
+        member: Where batches that are skipped are kept.
+        note: Told of every epoch, and of steps that are skipped.
+        attempt: Whose steps these are.
+
+    Raises:
+        FluxError: There are fewer windows than a batch takes.
+    """
+    network = untrained(samples.config, samples.records, samples.normalizer)
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    objective, ask = Forecasting(samples, seed, network), samples.config.training
+    guard = Guard(ask.max_skipped, directory=member.directory / "skipped", note=note)
+    return Trainer(network, objective, ask, note, attempt, guard)
+
+
+def keep(
+    config: LstmConfig, member: Member, attempt: Attempt, trainer: Trainer, samples: Samples
+) -> None:
+    """Write the weights of a network that is trained, test it, and commit."""
     final = cast(StaticDynamicLSTM, trainer.final_network)
     publish_weights(final, weights_path(member.run, member.index))
     samples.normalizer.save(weights_path(member.run, member.index).with_suffix(".json"))
     parameters = sum(parameter.numel() for parameter in final.parameters())
     commit(config, member, attempt, tested(final, samples), {"parameters": parameters})
-    return {"best_validation": trainer.best, "skipped": trainer.skipped}
 
 
 def _device(network: nn.Module) -> torch.device:
