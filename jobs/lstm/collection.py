@@ -118,6 +118,7 @@ def summarize(config: LstmConfig, run: Path, partial: bool = False) -> dict[str,
     Raises:
         EnsembleError: Members are missing, or none has a validation that is finite.
     """
+    from jobs.lstm.comparing import compare_all, save
     from jobs.lstm.showing import section  # brings matplotlib
 
     torch.set_num_threads(config.resources.collect.cpus)
@@ -127,7 +128,9 @@ def summarize(config: LstmConfig, run: Path, partial: bool = False) -> dict[str,
     if not any(math.isfinite(member.validation) for member in members):
         raise EnsembleError(f"{run}: expected a member with a finite validation, found none")
     scores = evaluate(found)
-    write_report(run, "lstm", scores, lambda: section(found, scores))
+    comparisons = compare_all(found)
+    write_report(run, "lstm", scores, lambda: section(found, scores, comparisons))
+    save(found, comparisons)
     return scores
 
 

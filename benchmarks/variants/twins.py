@@ -1,0 +1,60 @@
+"""The unfaulted twins, trained in this process, and who ended as his twin did."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.faults.twins import same
+from benchmarks.faults.work import Terms, equal
+from benchmarks.variants.array import VariantsArray
+from benchmarks.variants.grid import config_of
+from cluster import Member
+from jobs.launch import Launcher
+from jobs.lstm.collection import stored
+from jobs.lstm.evaluation import layout
+from jobs.lstm.training import weights_path
+from pipelines.plan import Plan
+from pipelines.tracking import VOLATILE, read_metrics
+
+
+def run_twins(
+    plan: Plan, terms: Terms, victims: Sequence[int], others: Sequence[int]
+) -> VariantsArray:
+    """Train the twins of some members, from data of their own, without pauses."""
+    runs = terms.root / "twins"
+    twins = VariantsArray(replace(plan, runs=runs), terms, victims, "inline", "variants-twins")
+    twins.lay_out(pace=0.0)
+    stages = twins.plan.stages
+    Launcher(replace(twins.plan, stages=stages[:-2]), "inline").run()
+    twins.launcher.executor(stages[-2]).send([*victims, *others])
+    return twins
+
+
+def ended_alike(array: VariantsArray, twins: VariantsArray, victim: int) -> bool:
+    """Whether a victim came to the same as its twin: all that it was, and all that it left."""
+    finals = [each.terms.scene(each.name, victim).final_file for each in (array, twins)]
+    finished = all(final.exists() for final in finals)
+    return finished and same(*finals) and left_alike(array, twins, array.victims[victim])
+
+
+def left_alike(array: VariantsArray, twins: VariantsArray, member: int) -> bool:
+    """Whether a member has left the same as its twin: weights, predictions, scores, metrics."""
+    found = [_left(each.plan, member) for each in (array, twins)]
+    return all(found) and equal(*found)
+
+
+def _left(plan: Plan, index: int) -> dict[str, Any]:
+    """What a member has left, or nothing where that is not all there."""
+    run = plan.directory
+    weights = weights_path(run, index)
+    if not weights.exists():
+        return {}
+    names = [spec.name for spec in layout(config_of(plan))]
+    arrays = {name: np.asarray(stored(run, name, index)).tobytes() for name in names}
+    metrics: Path = Member(run, "train", index).directory / "metrics.jsonl"
+    rows = [dict(row) for row in read_metrics(metrics, without=VOLATILE)]
+    return {**arrays, "weights": torch.load(weights, weights_only=True), "metrics": rows}
