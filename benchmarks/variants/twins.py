@@ -1,4 +1,4 @@
-"""The unfaulted twins, trained in this process, and who ended as his twin did."""
+"""The unfaulted twins, trained outside Slurm, and who ended as his twin did."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,17 +21,19 @@ from pipelines.plan import Plan
 from pipelines.tracking import VOLATILE, read_metrics
 
 
-def run_twins(
-    plan: Plan, terms: Terms, victims: Sequence[int], others: Sequence[int]
-) -> VariantsArray:
-    """Train the twins of some members, from data of their own, without pauses."""
-    runs = terms.root / "twins"
-    twins = VariantsArray(replace(plan, runs=runs), terms, victims, "inline", "variants-twins")
+def twins_of(plan: Plan, terms: Terms, victims: Sequence[int]) -> VariantsArray:
+    """The array of the twins, with data of its own."""
+    elsewhere = replace(plan, runs=terms.root / "twins")
+    return VariantsArray(elsewhere, terms, victims, "inline", "variants-twins")
+
+
+def run_twins(plan: Plan, terms: Terms, victims: Sequence[int], others: Sequence[int]) -> None:
+    """Train the twins of victims and of some others, in this process and without pauses."""
+    twins = twins_of(plan, terms, victims)
     twins.lay_out(pace=0.0)
     stages = twins.plan.stages
     Launcher(replace(twins.plan, stages=stages[:-2]), "inline").run()
     twins.launcher.executor(stages[-2]).send([*victims, *others])
-    return twins
 
 
 def ended_alike(array: VariantsArray, twins: VariantsArray, victim: int) -> bool:

@@ -30,7 +30,9 @@ def collected(score: Callable[[str, str, int], float], *overrides: str) -> colle
     return collection.Collected(config, Path("nowhere"), members, records)
 
 
-def _tested(config: LstmConfig, index: int, score: Callable[[str, str, int], float]) -> collection.Tested:
+def _tested(
+    config: LstmConfig, index: int, score: Callable[[str, str, int], float]
+) -> collection.Tested:
     mine = member_config(config, index)
     value = score(mine.network.variant, mine.split.kind, seed_number(config, index))
     scores = np.full((3, 4, 2, 4), value)

@@ -12,7 +12,7 @@ from benchmarks.faults.scene import Trace
 from benchmarks.faults.work import Terms
 from benchmarks.variants.array import VariantsArray
 from benchmarks.variants.grid import STEPS, config_of, plan_of
-from benchmarks.variants.twins import ended_alike, left_alike, run_twins
+from benchmarks.variants.twins import ended_alike, left_alike, run_twins, twins_of
 from jobs.lstm.training import weights_path
 
 SMALLER = (
@@ -32,7 +32,8 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> tuple[VariantsArray, Var
     array = VariantsArray(plan, terms, [0], "inline")
     array.lay_out(pace=0.0)
     array.launcher.run()
-    return array, run_twins(plan, terms, [0], [1])
+    run_twins(plan, terms, [0], [1])
+    return array, twins_of(plan, terms, [0])
 
 
 def test_the_grid_is_that_of_the_issue(tmp_path: Path) -> None:
