@@ -19,7 +19,6 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -49,9 +48,7 @@ def faults_of(terms: Terms, seed: int) -> list[Fault]:
     ]
 
 
-def put_through(
-    terms: Terms, box: SlurmBox, seed: int, unharmed: int, overrides: Sequence[str] = ()
-) -> Trial:
+def put_through(terms: Terms, box: SlurmBox, seed: int, unharmed: int, minutes: float) -> Trial:
     """Run the array under faults, collect it, and train twins of its victims and of some others.
 
     Args:
@@ -59,9 +56,9 @@ def put_through(
         box: Where.
         seed: Of victims and faults.
         unharmed: How many of the other members have a twin.
-        overrides: Of the job's configuration.
+        minutes: After which whoever has not finished is given up.
     """
-    plan, source = plan_of(terms, terms.root / "runs", *overrides), random.Random(seed)
+    plan, source = plan_of(terms, terms.root / "runs"), random.Random(seed)
     members = source.sample(range(config_of(plan).members), terms.members + unharmed)
     victims, others = sorted(members[: terms.members]), members[terms.members :]
     faults = faults_of(terms, seed)
@@ -69,8 +66,8 @@ def put_through(
     with ProcessPoolExecutor(1, get_context("spawn")) as beside:
         trained = beside.submit(run_twins, plan, terms, victims, others)
         begun = time.time()
-        outcomes = run_campaign(array, terms, Dealer(box), faults, seconds=1500)
-        array.collect(begun + 1800)
+        outcomes = run_campaign(array, terms, Dealer(box), faults, 60 * minutes)
+        array.collect(begun + 60 * minutes + 300)
         seconds = time.time() - begun
         trained.result()
     same = [ended_alike(array, twins, victim) for victim in range(len(victims))]
@@ -89,7 +86,7 @@ def main() -> int:
         with box:
             give_warning_of_preemption(box)
             os.environ.update(module_environment() | box.environment)
-            trial = put_through(terms, box, options.seed, options.unharmed)
+            trial = put_through(terms, box, options.seed, options.unharmed, options.minutes)
             print(tell(trial))
     if options.json:
         options.json.write_text(json.dumps({"seed": options.seed, **trial.record()}, indent=1))
@@ -104,6 +101,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--unharmed", type=int, default=10, help="others that have a twin")
     parser.add_argument("--nodes", type=int, default=8, help="members at once")
     parser.add_argument("--pace", type=float, default=0.8, help="seconds a step of a victim")
+    parser.add_argument("--minutes", type=float, default=60, help="at most")
     parser.add_argument("--json", type=Path, help="where to write all of it")
     return parser.parse_args()
 
