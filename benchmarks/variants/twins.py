@@ -13,10 +13,10 @@ from benchmarks.faults.work import Terms, equal
 from benchmarks.variants.array import VariantsArray
 from benchmarks.variants.grid import config_of
 from cluster import Member
+from jobs.collecting import stored
 from jobs.launch import Launcher
-from jobs.lstm.collection import stored
 from jobs.lstm.evaluation import layout
-from jobs.lstm.training import weights_path
+from jobs.outputs import weights_path
 from pipelines.plan import Plan
 from pipelines.tracking import VOLATILE, read_metrics
 

@@ -11,8 +11,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from benchmarks.faults.scene import Scene
 from cluster import Attempt, Member, random_state
 from cluster.attempt import Work
+from jobs.collecting import stored
 from jobs.lstm import training
-from jobs.lstm.collection import stored
 from jobs.lstm.config import LstmConfig
 from jobs.lstm.evaluation import layout
 from kernels.lstm import StaticDynamicLSTM

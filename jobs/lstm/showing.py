@@ -1,7 +1,7 @@
 """What the LSTM job shows of a run: facts, tables and pictures of its page."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np

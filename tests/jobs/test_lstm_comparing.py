@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.lstm_job import lstm_plan, resolved, run_stages
+from support.faults import run_until
+from support.lstm_job import lstm_plan, resolved
 
 from jobs.lstm import collection  # its Tested would be collected as a test
 from jobs.lstm.comparing import MARGIN, Comparison, Relation, Verdict, compare_all, mean_difference
-from jobs.lstm.config import LstmConfig, member_config, seed_number
-from jobs.lstm.training import weights_path
+from jobs.lstm.config import LstmConfig
+from jobs.outputs import weights_path
 from pipelines.fluxes import SiteRun, simulate_sites
 from pipelines.fluxes.scores import Interval
 from pipelines.report import load_sections
@@ -33,11 +34,11 @@ def collected(score: Callable[[str, str, int], float], *overrides: str) -> colle
 def _tested(
     config: LstmConfig, index: int, score: Callable[[str, str, int], float]
 ) -> collection.Tested:
-    mine = member_config(config, index)
-    value = score(mine.network.variant, mine.split.kind, seed_number(config, index))
+    mine = config.member_config(index)
+    value = score(mine.network.variant, mine.split.kind, config.seed_number(index))
     scores = np.full((3, 4, 2, 4), value)
     scores[:, :, 1] = np.nan  # a site that was not tested
-    return collection.Tested(index, mine.split.kind, [], scores, 0.0, 0)
+    return collection.Tested(index, [], mine.split.kind, scores, 0.0, 0)
 
 
 def by_pair(found: collection.Collected) -> dict[tuple[str, str], Comparison]:
@@ -115,7 +116,7 @@ def test_networks_with_layer_normalization_are_other_functions() -> None:
 def test_one_function_under_two_names_trains_to_the_same_bits(tmp_path: Path) -> None:
     variants = "[none, concat, gate, attention_input, attention_gate]"
     plan = lstm_plan(tmp_path, f"sweep.network.variant={variants}", "seeds=1", "training.epochs=1")
-    run_stages(plan, "inline", "collect")
+    run_until(plan, "inline", "collect")
     run = plan.directory
     _, *names = (torch.load(weights_path(run, n), weights_only=True) for n in range(5))
     for one, other in (names[:2], names[2:]):

@@ -13,7 +13,7 @@ from benchmarks.faults.work import Terms
 from benchmarks.variants.array import VariantsArray
 from benchmarks.variants.grid import STEPS, config_of, plan_of
 from benchmarks.variants.twins import ended_alike, left_alike, run_twins, twins_of
-from jobs.lstm.training import weights_path
+from jobs.outputs import weights_path
 
 SMALLER = (
     "sweep={network: {variant: [concat]}, split: {kind: [site, time]}}",
