@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 
+from benchmarks.faults.boxes import allocated_seconds, give_warning_of_preemption
 from benchmarks.faults.campaign import run_campaign
 from benchmarks.faults.contender import Contender, module_environment
 from benchmarks.faults.dealing import Dealer
@@ -25,26 +26,9 @@ from benchmarks.faults.report import Result, by_kind, by_member, side_by_side
 from benchmarks.faults.schedule import Fault, draw
 from benchmarks.faults.twins import run_twins, same
 from benchmarks.faults.work import Terms
-from cluster import slurm
 from cluster.slurmbox import BoxSettings, SlurmBox
 
 CONTENDERS: Mapping[str, str] = {"yaoki": "Yaoki", "submitit": "Submitit", "lightning": "Lightning"}
-
-
-def give_warning_of_preemption(box: SlurmBox) -> None:
-    """Configure Slurm as submitit's docs ask for: USR2, then 15 s, before a preemption."""
-    conf = box.directory / "slurm.conf"
-    text = conf.read_text().replace("PartitionName=gpu ", "PartitionName=gpu GraceTime=15 ")
-    conf.write_text(text + "SlurmctldParameters=preempt_send_user_signal\n")
-    box.restart_controller()
-
-
-def allocated_seconds(since: float) -> float:
-    """Seconds of all allocations in the partition of the members since a moment."""
-    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
-    options = ["--duplicates", "--allocations", "--noheader", "--allusers", "--partition=gpu"]
-    text = slurm.run(["sacct", *options, f"--starttime={start}", "--format=ElapsedRaw"])
-    return float(sum(int(word) for word in text.split()))
 
 
 def put_through(name: str, terms: Terms, box: SlurmBox, faults: list[Fault]) -> Result:

@@ -71,6 +71,7 @@ class Dealer:
             Kind.DEVICE_OOM: lambda target: target.scene.order(scene.DEVICE_OOM),
             Kind.DISK_FULL: lambda target: disk.fill(target.disk),
             Kind.TORN: self._tear,
+            Kind.SCANCEL: lambda target: slurm.cancel([target.job]),
         }
 
     def deal(self, kind: Kind, target: Target) -> None:

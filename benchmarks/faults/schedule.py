@@ -21,6 +21,11 @@ class Kind(StrEnum):
     DEVICE_OOM = "device out of memory"
     DISK_FULL = "disk full"
     TORN = "node down, checkpoint torn"
+    SCANCEL = "scancel, then retry"
+
+
+#: What a member is to survive without its user; the campaign draws from these.
+UNAIDED = tuple(kind for kind in Kind if kind is not Kind.SCANCEL)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Fault:
 
 
 def draw(
-    seed: int, count: int, members: int, steps: int, kinds: Sequence[Kind] = tuple(Kind)
+    seed: int, count: int, members: int, steps: int, kinds: Sequence[Kind] = UNAIDED
 ) -> list[Fault]:
     """Draw faults: every kind as often, and every member hit as often, as any other, up to one.
 

@@ -120,6 +120,7 @@ def summarize(config: LstmConfig, run: Path, partial: bool = False) -> dict[str,
     Raises:
         EnsembleError: Members are missing, or none has a validation that is finite.
     """
+    from jobs.lstm.comparing import compare_all, save
     from jobs.lstm.ranking import save_search  # brings matplotlib
     from jobs.lstm.showing import section
 
@@ -130,9 +131,11 @@ def summarize(config: LstmConfig, run: Path, partial: bool = False) -> dict[str,
     if not any(math.isfinite(member.validation) for member in members):
         raise EnsembleError(f"{run}: expected a member with a finite validation, found none")
     scores = evaluate(found)
+    comparisons = compare_all(found)
     if config.search.method != "grid":
         save_search(found)
-    write_report(run, "lstm", scores, lambda: section(found, scores))
+    write_report(run, "lstm", scores, lambda: section(found, scores, comparisons))
+    save(found, comparisons)
     return scores
 
 

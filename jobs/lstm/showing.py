@@ -1,13 +1,14 @@
 """What the LSTM job shows of a run: facts, tables and pictures of its page."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jobs.collecting import save_picture, stored
 from jobs.lstm.collection import Collected, Tested, point_name
+from jobs.lstm.comparing import MARGIN, Comparison
 from jobs.lstm.evaluation import METHODS
 from jobs.lstm.pictures import (
     Series,
@@ -26,7 +27,9 @@ from pipelines.report import Fact, Picture, Section, Table
 KINDS = {"site": "unseen sites", "time": "later years", "warm_site": "sites known for a while"}
 
 
-def section(found: Collected, scores: Mapping[str, float]) -> Section:
+def section(
+    found: Collected, scores: Mapping[str, float], comparisons: Sequence[Comparison] = ()
+) -> Section:
     """The part of the page that is the job's own."""
     return Section(
         "LSTMs of carbon fluxes",
@@ -35,7 +38,12 @@ def section(found: Collected, scores: Mapping[str, float]) -> Section:
         "is shown. Scores are medians over sites.",
         [_fact(kind, scores) for kind in found.best],
         list(_pictures(found)),
-        [_scores_table(found), _references_table(found), _members_table(found)],
+        [
+            _scores_table(found),
+            _references_table(found),
+            *_comparisons_table(comparisons),
+            _members_table(found),
+        ],
     )
 
 
@@ -82,6 +90,29 @@ def _references_table(found: Collected) -> Table:
     )
     columns = ["Test on", "Reference", "Flux", "NSE", "p10", "p90"]
     return Table("References", columns, rows, caption, filtered="Flux")
+
+
+def _comparisons_table(comparisons: Sequence[Comparison]) -> Iterator[Table]:
+    rows = [
+        [
+            f"{each.first} − {each.second}",
+            str(each.relation),
+            each.pairs,
+            each.identical,
+            _interval(each.difference),
+            "yes" if each.zero_inside else "no",
+            str(each.verdict),
+        ]
+        for each in comparisons
+    ]
+    columns = ["Pair", "They are", "Pairs", "Identical", "Difference", "Zero inside", "So"]
+    caption = (
+        "Networks that share seed, split and all else but the variant; the difference is that of "
+        "NSE (median over test sites, mean over fluxes), ± half of its 95 % interval over seeds. "
+        f"Equivalent: the interval lies within ±{MARGIN}."
+    )
+    if rows:
+        yield Table("Variants side by side", columns, rows, caption)
 
 
 def _members_table(found: Collected) -> Table:

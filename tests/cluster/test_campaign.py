@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from benchmarks.faults.outcome import Cost, cost
 from benchmarks.faults.scene import Life, Scene, Trace
-from benchmarks.faults.schedule import Fault, Kind, draw, of_member
+from benchmarks.faults.schedule import UNAIDED, Fault, draw, of_member
 
 
 @given(
@@ -24,14 +24,14 @@ def test_a_schedule_is_fair_and_follows_from_its_seed(
     assert faults == draw(seed, count, members, steps)
     assert len(faults) == count
     for tally in (
-        Counter(dict.fromkeys(Kind, 0) | Counter(fault.kind for fault in faults)),
+        Counter(dict.fromkeys(UNAIDED, 0) | Counter(fault.kind for fault in faults)),
         Counter(dict.fromkeys(range(members), 0) | Counter(fault.member for fault in faults)),
     ):
         assert max(tally.values()) - min(tally.values()) <= 1
     assert all(0 <= fault.step < steps for fault in faults)
     for member in range(members):
         tally = Counter(fault.kind for fault in of_member(faults, member))
-        assert max(tally.values(), default=0) - min(tally[kind] for kind in Kind) <= 1
+        assert max(tally.values(), default=0) - min(tally[kind] for kind in UNAIDED) <= 1
 
 
 @given(seed=st.integers(0, 10**6), members=st.integers(1, 12))

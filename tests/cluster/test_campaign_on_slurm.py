@@ -15,7 +15,7 @@ from benchmarks.faults.campaign import run_campaign
 from benchmarks.faults.contender import module_environment
 from benchmarks.faults.dealing import Dealer
 from benchmarks.faults.outcome import Outcome
-from benchmarks.faults.schedule import Kind, draw
+from benchmarks.faults.schedule import UNAIDED, Kind, draw
 from benchmarks.faults.twins import run_twins, same
 from benchmarks.faults.with_yaoki import Yaoki
 from benchmarks.faults.work import Terms
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 MEMBERS, FAULTS, STEPS = 4, 8, 200
 #: Slurm looks at time limits every 30 s; test_on_slurm.py waits for that, once.
-KINDS = [kind for kind in Kind if kind is not Kind.TIMEOUT]
+KINDS = [kind for kind in UNAIDED if kind is not Kind.TIMEOUT]
 SEEDS = {"fixed": 1, "fresh": random.SystemRandom().randrange(10**6)}
 
 

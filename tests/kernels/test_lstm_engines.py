@@ -11,7 +11,7 @@ from support.lstm import HIDDEN, gradients, inputs, model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels.lstm import Engine, LSTMSettings, Situation, obstacles, plan
+from kernels.lstm import Engine, LSTMSettings, Plan, Situation, compiled, obstacles, plan
 from kernels.lstm.analytic import GateAttention, Norms, unroll_analytic
 from kernels.lstm.compiled import unroll_compiled
 from kernels.lstm.feedback import Feedback
@@ -238,6 +238,28 @@ def test_a_gpu_gets_compiled_chunks_where_no_kernel_is_fused() -> None:
     situation = _situation(variant="attention_gate")
     assert plan(situation._replace(device="cuda")).engine is Engine.COMPILED
     assert plan(_situation()._replace(device="cuda")).engine is Engine.FUSED
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_what_a_gpu_would_be_given_agrees_with_the_step_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The plans for CUDA, run here; without a code generator, to be quick."""
+
+    def plan_for_cuda(situation: Situation, wish: Engine | None = None) -> Plan:
+        return plan(situation._replace(device="cuda"), wish)
+
+    chunks = compiled._compiled
+    monkeypatch.setattr("kernels.lstm.model.plan", plan_for_cuda)
+    monkeypatch.setattr(compiled, "_compiled", lambda _: chunks("eager"))
+    made = model(variant="attention_gate", layer_norm=True, autoregressive=True)
+    given, parameters = inputs(), list(made.parameters())
+    found, expected = made(*given), made(*given, engine=Engine.STEPS)
+    assert {chosen.engine for chosen in found.plans} == {Engine.COMPILED}
+    torch.testing.assert_close(found.outputs, expected.outputs, rtol=0, atol=1e-12)
+    slopes = (gradients(each, parameters) for each in (found, expected))
+    for a, b in zip(*slopes, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
 def test_a_plan_says_why_and_logs_it_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,1 @@
+"""The job's nine variants, five seeds and three splits as one array under faults."""
