@@ -8,7 +8,7 @@ import numpy as np
 
 from jobs.collecting import save_picture, stored
 from jobs.lstm.collection import Collected, Tested, point_name
-from jobs.lstm.evaluation import METHODS
+from jobs.lstm.evaluation import METHODS, SHARES_OF
 from jobs.lstm.pictures import (
     Series,
     attention_map,
@@ -35,7 +35,7 @@ def section(found: Collected, scores: Mapping[str, float]) -> Section:
         "is shown. Scores are medians over sites.",
         [_fact(kind, scores) for kind in found.best],
         list(_pictures(found)),
-        [_scores_table(found), _references_table(found), _members_table(found)],
+        [_scores_table(found), _references_table(found), *_drift(found), _members_table(found)],
     )
 
 
@@ -82,6 +82,22 @@ def _references_table(found: Collected) -> Table:
     )
     columns = ["Test on", "Reference", "Flux", "NSE", "p10", "p90"]
     return Table("References", columns, rows, caption, filtered="Flux")
+
+
+def _drift(found: Collected) -> Iterator[Table]:
+    """Of the best member on unseen sites, where that was tested."""
+    for kind, member in found.best.items():
+        if drift := member.drift_size:
+            rows = [
+                [year + 1, *(_short(100 * float(part[year, n])) for n in (0, 1) for part in drift)]
+                for year in range(len(drift.median))
+            ]
+            parts = [f"{part}, {label(f)}" for f in SHARES_OF for part in ("Median", "p10", "p90")]
+            caption = (
+                "Size of the error of NEP, summed since one free run began, as a percentage of the "
+                f"GPP, and of the sizes of daily NEP, summed meanwhile: over {KINDS[kind]}."
+            )
+            yield Table("Drift of NEP", ["Year", *parts], rows, caption)
 
 
 def _members_table(found: Collected) -> Table:
