@@ -189,8 +189,9 @@ def test_stored_drift_is_that_of_one_run_over_years_of_unseen_sites(run: Path) -
         network = untrained(mine, samples.records, samples.normalizer)
         network.load_state_dict(torch.load(weights_path(run, index), weights_only=True))
         found = stored(run, "nep_drift", index)
-        tested = samples.split.test.any(axis=1)
-        np.testing.assert_array_equal(np.isfinite(found), tested[:, None, None] & [[[True] * 2]])
+        tested: Any = samples.split.test.any(axis=1)
+        expected = np.broadcast_to(tested[:, None, None], found.shape)
+        np.testing.assert_array_equal(np.isfinite(found), expected)
         site, past, days = int(tested.argmax()), mine.windows.context, 365
         outputs, _ = free_run(network, samples, np.array([[site, 0]]), days)
         observed = samples.records.fluxes[site, past : past + days]
