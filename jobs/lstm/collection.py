@@ -14,7 +14,7 @@ import torch
 from cluster import Member
 from jobs.collecting import TrainedMember, metrics, stored, write_report
 from jobs.lstm.config import LstmConfig
-from jobs.lstm.evaluation import METHODS
+from jobs.lstm.evaluation import METHODS, SHARES_OF
 from jobs.lstm.sites import sites_path
 from jobs.outputs import ensemble_path
 from pipelines.config.sweep import Point
@@ -37,6 +37,7 @@ class Tested(TrainedMember):
         scores: By method, score, site and flux; NaN for sites that were not tested.
         mass_residual: The largest of all days, gC m-2 d-1.
         parameters: Of its network.
+        drift: Of NEP by site, year and what it is a share of; nothing where it was not tested.
     """
 
     point: Point
@@ -44,6 +45,7 @@ class Tested(TrainedMember):
     scores: Array
     mass_residual: float
     parameters: int
+    drift: Array | None = None
 
     @property
     def milliseconds(self) -> float:
@@ -65,6 +67,11 @@ class Tested(TrainedMember):
         """Bias of the net ecosystem production over sites, gC m-2 a-1: median, p10, p90."""
         nep, spread = FLUXES.index("nep"), self.spread("bias")
         return {name: float(DAYS_A_YEAR * part[nep]) for name, part in spread._asdict().items()}
+
+    @property
+    def drift_size(self) -> Spread | None:
+        """The size of its drift over sites, by year and what it is a share of."""
+        return None if self.drift is None else over_sites(np.abs(self.drift))
 
 
 @dataclass(frozen=True)
@@ -151,6 +158,10 @@ def evaluate(found: Collected) -> dict[str, float]:
         bias = member.annual_bias
         scores |= {f"{kind}_nep_bias_{part}": value for part, value in bias.items()}
         scores[f"{kind}_mass_residual"] = member.mass_residual
+        if drift := member.drift_size:
+            for n, flux in enumerate(SHARES_OF):
+                scores[f"{kind}_nep_drift_{flux}"] = float(drift.median[-1, n])
+                scores[f"{kind}_nep_drift_{flux}_p90"] = float(drift.p90[-1, n])
     return scores
 
 
@@ -178,13 +189,15 @@ def _networks(config: LstmConfig, run: Path, whole: Sequence[int]) -> Iterator[T
 
 
 def _tested(config: LstmConfig, run: Path, index: int, stage: str, point: Point) -> Tested:
-    told = read_commit(ensemble_path(run), index)
+    told, mine = read_commit(ensemble_path(run), index), config.at_point(point)
+    drift = np.asarray(stored(run, "nep_drift", index), np.float64) if mine.drifts else None
     return Tested(
         index,
         metrics(run, index, stage),
         point,
-        config.at_point(point).split.kind,
+        mine.split.kind,
         np.asarray(stored(run, "scores", index), np.float64),
         float(stored(run, "mass_residual", index)[0]),
         0 if told is None else int(told.provenance["parameters"]),
+        drift,
     )

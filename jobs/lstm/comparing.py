@@ -107,7 +107,7 @@ def compare_all(found: Collected) -> list[Comparison]:
     """All of :data:`PAIRS` of which there are networks without layer normalization."""
     by_variant: dict[str, dict[_Key, Tested]] = {}
     for member in found.members:
-        network = found.config.member_config(member.index).network
+        network = found.config.at_point(member.point).network
         if not network.layer_norm:
             by_variant.setdefault(network.variant, {})[_key(found, member)] = member
     asked = ((by_variant.get(a, {}), by_variant.get(b, {}), (a, b, r)) for a, b, r in PAIRS)
@@ -126,7 +126,7 @@ def save(found: Collected, comparisons: Sequence[Comparison]) -> None:
 
 def _key(found: Collected, member: Tested) -> _Key:
     """What a member shares with those that it is paired with: its seed, and all but its variant."""
-    config = found.config.member_config(member.index)
+    config = found.config.at_point(member.point)
     network = config.network.model_copy(update={"variant": "none"})
     rest = config.model_copy(update={"network": network}).model_dump_json()
     return found.config.seed_number(member.index), rest

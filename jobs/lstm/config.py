@@ -124,10 +124,14 @@ class NetworkConfig(Config):
         longest: Days of the longest memory, for chrono initialization, or zero.
         initial_state: The static features also make the first state.
         static_hidden: Width of the static network.
+        static_layers: Its hidden layers.
         static_norm: Batch normalization in it.
         autoregressive: The fluxes of the day before are inputs.
         dropout: Share of hidden units that the head does not see, in training.
         head: ``carbon`` for fluxes that add up, ``linear`` for four independent ones.
+        head_hidden: Width of a hidden layer in the carbon head, which the static features scale and
+            shift, or zero for none.
+        site_levels: The static features also set the levels of the carbon head's outputs.
     """
 
     variant: Variant = "film"
@@ -140,15 +144,20 @@ class NetworkConfig(Config):
     longest: NonNegativeInt = 0
     initial_state: bool = True
     static_hidden: PositiveInt = 64
+    static_layers: PositiveInt = 1
     static_norm: bool = False
     autoregressive: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     head: Literal["linear", "carbon"] = "carbon"
+    head_hidden: NonNegativeInt = 0
+    site_levels: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> "NetworkConfig":
         if 0 < self.longest <= 2:
             raise ValueError(f"longest must be 0 or more than 2 days, found {self.longest}")
+        if self.head != "carbon" and (self.site_levels or self.head_hidden):
+            raise ValueError(f"head={self.head} needs site_levels=false and head_hidden=0")
         return self
 
 
@@ -189,12 +198,20 @@ class EvaluationConfig(Config):
         batch: Windows at once.
         validation: Windows that training is validated on, at most.
         sites: Sites of which series are drawn.
+        drift_years: Years of one more free run on every unseen site, by whose end the sum of its
+            NEP is judged, or zero for none; with ``split.kind=site`` alone.
     """
 
     horizon: PositiveInt = 365
     batch: PositiveInt = 256
     validation: PositiveInt = 128
     sites: PositiveInt = 3
+    drift_years: NonNegativeInt = 0
+
+    @property
+    def drift_ends(self) -> list[int]:
+        """Days from the start of that run to the end of each of its years."""
+        return [round(365.25 * (year + 1)) for year in range(self.drift_years)]
 
 
 class StageResources(Config):
@@ -221,6 +238,11 @@ class LstmConfig(SearchedConfig):
     tracking: TrackingConfig = TrackingConfig(project="yaoki-lstm")
     resources: StageResources = StageResources()
 
+    @property
+    def drifts(self) -> bool:
+        """Whether drift is tested: only of sites of which nothing was trained on."""
+        return self.evaluation.drift_years > 0 and self.split.kind == "site"
+
     @model_validator(mode="after")
     def _fits(self) -> "LstmConfig":
         self._check_days()
@@ -235,6 +257,8 @@ class LstmConfig(SearchedConfig):
         """Make sure that one window fits into training and one into validation and test."""
         days, kind = self.sites.days, self.split.kind
         seen, ahead = self.windows.context, self.evaluation.horizon
+        if self.drifts:
+            ahead = max(ahead, self.evaluation.drift_ends[-1])
         first, second = self.split.cuts(days)
         warm = 365 * self.split.warm_years
         room = {
@@ -247,7 +271,8 @@ class LstmConfig(SearchedConfig):
             if has < needs:
                 raise ValueError(
                     f"split.kind={kind} leaves {has} days for a window of {part}, which has "
-                    f"{needs}; shorten windows or evaluation.horizon, or raise sites.years"
+                    f"{needs}; shorten windows, evaluation.horizon or .drift_years, or raise "
+                    "sites.years"
                 )
 
     def _check_sites(self) -> None:

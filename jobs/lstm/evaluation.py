@@ -31,25 +31,30 @@ Arrays = dict[str, NDArray[Any]]
 
 #: What is scored: the network, and what any network must beat.
 METHODS = ("network", "climatology", "persistence")
+#: What drift is a share of: the carbon taken up meanwhile, or the net exchange of all days.
+SHARES_OF = ("gpp", "nep")
 
 
 def free_run(
-    network: StaticDynamicLSTM, samples: Samples, where: Windows
+    network: StaticDynamicLSTM, samples: Samples, where: Windows, horizon: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Forecasts of windows, (N, horizon, F), and the attention (L, P) in the first of them.
 
+    The horizon is the configuration's unless it is given; a longer one takes fewer windows at once.
     No flux of a predicted day is given to the network, which is in evaluation mode meanwhile.
     """
     ask, past = samples.config.evaluation, samples.config.windows.context
     device, before = next(network.parameters()).device, network.training
     network.eval()
+    ahead = horizon or ask.horizon
+    count = max(1, ask.batch * ask.horizon // max(ahead, ask.horizon))
     found = []
     with torch.no_grad():
-        for start in range(0, len(where), ask.batch):
-            rows = where[start : start + ask.batch]
-            some = samples.batch(rows, ask.horizon).part(slice(None), device)
-            seen, ahead = some.dynamic[:, :past], some.dynamic[:, past:]
-            found.append(network(seen, some.static, ahead, past_target=some.fluxes[:, :past]))
+        for start in range(0, len(where), count):
+            rows = where[start : start + count]
+            some = samples.batch(rows, ahead).part(slice(None), device)
+            seen, known = some.dynamic[:, :past], some.dynamic[:, past:]
+            found.append(network(seen, some.static, known, past_target=some.fluxes[:, :past]))
     network.train(before)
     first = found[0].attention
     outputs = torch.cat([each.outputs for each in found]).cpu()
@@ -104,6 +109,7 @@ def commit(
         "methods": list(METHODS),
         "score_names": list(SCORES),
         "static_names": list(STATIC),
+        "shares_of": list(SHARES_OF),
     }
     create_ensemble(path, config.members, layout(config), attributes)
     seed = derived_seed(config.seed, "train", config.seed_number(member.index))
@@ -116,7 +122,15 @@ def layout(config: LstmConfig) -> list[ArraySpec]:
     sites, days, horizon = config.sites.count, config.sites.days, config.evaluation.horizon
     methods, fluxes, slots = len(METHODS), len(FLUXES), len(STATIC)
     length = config.windows.context + horizon
+    years = config.evaluation.drift_years
+    drifts = ArraySpec(
+        "nep_drift",
+        (sites, years, len(SHARES_OF)),
+        ("site", "year", "share_of"),
+        long_name="error of the sum of NEP by years of one free run, over that of a flux's size",
+    )
     return [
+        *([drifts] if years else []),
         ArraySpec(
             "predictions",
             (sites, days, fluxes),

@@ -9,7 +9,7 @@ import numpy as np
 from jobs.collecting import save_picture, stored
 from jobs.lstm.collection import Collected, Tested, point_name
 from jobs.lstm.comparing import MARGIN, Comparison
-from jobs.lstm.evaluation import METHODS
+from jobs.lstm.evaluation import METHODS, SHARES_OF
 from jobs.lstm.pictures import (
     Series,
     attention_map,
@@ -41,6 +41,7 @@ def section(
         [
             _scores_table(found),
             _references_table(found),
+            *_drift(found),
             *_comparisons_table(comparisons),
             _members_table(found),
         ],
@@ -113,6 +114,22 @@ def _comparisons_table(comparisons: Sequence[Comparison]) -> Iterator[Table]:
     )
     if rows:
         yield Table("Variants side by side", columns, rows, caption)
+
+
+def _drift(found: Collected) -> Iterator[Table]:
+    """Of the best member on unseen sites, where that was tested."""
+    for kind, member in found.best.items():
+        if drift := member.drift_size:
+            rows = [
+                [year + 1, *(_short(100 * float(part[year, n])) for n in (0, 1) for part in drift)]
+                for year in range(len(drift.median))
+            ]
+            parts = [f"{part}, {label(f)}" for f in SHARES_OF for part in ("Median", "p10", "p90")]
+            caption = (
+                "Size of the error of NEP, summed since one free run began, as a percentage of the "
+                f"GPP, and of the sizes of daily NEP, summed meanwhile: over {KINDS[kind]}."
+            )
+            yield Table("Drift of NEP", ["Year", *parts], rows, caption)
 
 
 def _members_table(found: Collected) -> Table:

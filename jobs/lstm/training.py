@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cluster import Attempt, Member
 from jobs.lstm.config import LstmConfig
+from jobs.lstm.drift import drifted
 from jobs.lstm.evaluation import commit, free_run, tested
 from jobs.lstm.samples import Batch, Samples
 from jobs.lstm.sites import sites_path
@@ -175,7 +176,8 @@ def keep(
     publish_weights(final, weights_path(member.run, member.index))
     samples.normalizer.save(weights_path(member.run, member.index).with_suffix(".json"))
     parameters = sum(parameter.numel() for parameter in final.parameters())
-    commit(config, member, attempt, tested(final, samples), {"parameters": parameters})
+    found = tested(final, samples) | drifted(final, samples)
+    commit(config, member, attempt, found, {"parameters": parameters})
 
 
 def _device(network: nn.Module) -> torch.device:

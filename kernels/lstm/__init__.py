@@ -6,6 +6,7 @@ from kernels.lstm.heads import (
     CarbonHead,
     FluxScale,
     LinearHead,
+    SiteTerms,
     ecosystem_exchange,
     mass_residual,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Modulation",
     "Plan",
     "Prediction",
+    "SiteTerms",
     "Situation",
     "StaticDynamicLSTM",
     "Variant",

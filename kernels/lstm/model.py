@@ -67,7 +67,7 @@ class StaticDynamicLSTM(nn.Module):
         self.statics = StaticNetwork(settings)
         self.recurrence = Recurrence(settings)
         self.head: Head = (
-            CarbonHead(settings.hidden, scale)
+            CarbonHead(settings.hidden, scale, settings.head_hidden)
             if settings.head == "carbon"
             else LinearHead(settings.hidden, settings.outputs)
         )
@@ -124,7 +124,7 @@ class StaticDynamicLSTM(nn.Module):
             result = self._run_known(call)
         else:
             result = self._run_feedback(call, self._coins(call, teacher_forcing, coin, generator))
-        outputs = self.head(result.hidden if call.mask is None else result.hidden * call.mask)
+        outputs = self._read(result.hidden, call)
         attention = result.attention
         return Prediction(
             outputs.transpose(0, 1),
@@ -193,7 +193,7 @@ class StaticDynamicLSTM(nn.Module):
         context = Course(call.x[: call.context], call.statics, fed)
         before = run(self.recurrence, context, call.statics.state, plans[0])
         observed = None if coins is None else self._one_late(call)
-        feedback = Feedback(self._fed_back(call.mask), past[-1], observed, coins)
+        feedback = Feedback(self._fed_back(call), past[-1], observed, coins)
         future = Course(call.x[call.context :], call.statics)
         after = run(self.recurrence, future, before.state, plans[1], feedback)
         attention = None
@@ -205,12 +205,19 @@ class StaticDynamicLSTM(nn.Module):
         past, future = cast(Tensor, call.past), cast(Tensor, call.future)
         return torch.cat((past[-1:], future[:-1]))
 
-    def _fed_back(self, mask: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def _read(self, hidden: Tensor, call: _Call) -> Tensor:
+        """Hidden states (..., B, H) to outputs (..., B, D_out)."""
+        seen = hidden if call.mask is None else hidden * call.mask
+        if isinstance(self.head, LinearHead):
+            return cast(Tensor, self.head(seen))
+        return cast(Tensor, self.head(seen, call.statics.site))
+
+    def _fed_back(self, call: _Call) -> Callable[[Tensor], Tensor]:
         """Hidden states (B, H) to what the next step hears."""
         head = self.head
-        if isinstance(head, LinearHead) and mask is None:
+        if isinstance(head, LinearHead) and call.mask is None:
             return head
-        return lambda h: head.normalize(head(h if mask is None else h * mask))
+        return lambda h: head.normalize(self._read(h, call))
 
 
 def _given(generator: torch.Generator | None) -> torch.Generator:

@@ -41,10 +41,15 @@ class LSTMSettings:
             too, where that is not static); with 0 forget biases are 1.
         initial_state: The static features also make the first h and c; otherwise those are zero.
         static_hidden: Width of the static network.
+        static_layers: Its hidden layers.
         static_norm: Batch normalization in the static network.
         autoregressive: The output of the step before is an input.
         dropout: Probability that a hidden unit is hidden from the head, one draw a sequence.
         head: ``carbon`` predicts GPP, NPP, NEP and Rh that add up.
+        head_hidden: Width of a hidden layer in the carbon head, which the static features scale and
+            shift, or 0 for none.
+        site_levels: With the carbon head, the static features also set how large a site's GPP and
+            Rh are, and its carbon-use efficiency, see :class:`kernels.lstm.CarbonHead`.
 
     Raises:
         ValueError: A size, probability or combination is impossible.
@@ -64,16 +69,19 @@ class LSTMSettings:
     longest: int = 0
     initial_state: bool = True
     static_hidden: int = 32
+    static_layers: int = 1
     static_norm: bool = False
     autoregressive: bool = False
     dropout: float = 0.0
     head: Literal["linear", "carbon"] = "linear"
+    head_hidden: int = 0
+    site_levels: bool = False
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
             raise ValueError(f"variant: expected one of {get_args(Variant)}, found {self.variant}")
-        sizes = ("dynamic", "outputs", "hidden", "embedding", "attention", "static_hidden")
-        for name in sizes:
+        sizes = ["dynamic", "outputs", "hidden", "embedding", "attention"]
+        for name in [*sizes, "static_hidden", "static_layers"]:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.reads_statics and self.static < 1:
@@ -89,6 +97,13 @@ class LSTMSettings:
             raise ValueError(
                 f"the carbon head has 4 outputs (GPP, NPP, NEP, Rh), found {self.outputs}"
             )
+        if self.head_hidden < 0:
+            raise ValueError(f"head_hidden: expected 0 or more, found {self.head_hidden}")
+        if self.reads_sites and self.head != "carbon":
+            raise ValueError(
+                "head_hidden and site_levels are the carbon head's, expected 0 and False, found "
+                f"{self.head_hidden} and {self.site_levels} with head {self.head}"
+            )
 
     @property
     def attends(self) -> bool:
@@ -103,4 +118,9 @@ class LSTMSettings:
     @property
     def reads_statics(self) -> bool:
         """Whether the static features matter at all."""
-        return self.variant != "none" or self.initial_state
+        return self.variant != "none" or self.initial_state or self.reads_sites
+
+    @property
+    def reads_sites(self) -> bool:
+        """Whether the static features act in the head."""
+        return self.head_hidden > 0 or self.site_levels

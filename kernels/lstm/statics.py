@@ -1,10 +1,12 @@
 """From static features to the first state, an embedding, and slots to attend to."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from kernels.lstm.heads import ALIKE, SiteTerms
 from kernels.lstm.settings import LSTMSettings
 
 
@@ -15,11 +17,13 @@ class Statics(NamedTuple):
         state: First h and c, (B, H) each.
         embedding: (B, E), for the variants that read one.
         slots: (B, S, E), one a static feature, for the variants that attend.
+        site: What the carbon head reads of them.
     """
 
     state: tuple[Tensor, Tensor]
     embedding: Tensor | None
     slots: Tensor | None
+    site: SiteTerms = ALIKE
 
 
 class FeatureSlots(nn.Module):
@@ -40,8 +44,16 @@ class FeatureSlots(nn.Module):
         return torch.tanh(x.unsqueeze(-1) * self.direction + self.place)
 
 
+def alike(features: int, outputs: int) -> nn.Linear:
+    """A layer that says zero of every site until it has learned."""
+    layer = nn.Linear(features, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class StaticNetwork(nn.Module):
-    """A network of one hidden layer with a head for each use of the static features.
+    """A network of hidden layers with a head for each use of the static features.
 
     What the settings do not use is not made, so that parameters count what matters.
     """
@@ -49,16 +61,16 @@ class StaticNetwork(nn.Module):
     def __init__(self, settings: LSTMSettings) -> None:
         super().__init__()
         self.hidden = settings.hidden
-        trunk = settings.initial_state or settings.embeds
-        layers: list[nn.Module] = [nn.Linear(settings.static, settings.static_hidden)] * trunk
-        if trunk and settings.static_norm:
-            layers.append(nn.BatchNorm1d(settings.static_hidden))
-        self.trunk = nn.Sequential(*layers, nn.Tanh()) if trunk else None
+        trunk = settings.initial_state or settings.embeds or settings.reads_sites
+        self.trunk = nn.Sequential(*_hidden_layers(settings)) if trunk else None
         width = settings.static_hidden
         self.to_state = nn.Linear(width, 2 * settings.hidden) if settings.initial_state else None
         self.to_embedding = nn.Linear(width, settings.embedding) if settings.embeds else None
         slots = FeatureSlots(settings.static, settings.embedding) if settings.attends else None
         self.to_slots = slots
+        self.to_levels = alike(settings.static + width, 3) if settings.site_levels else None
+        head = settings.head_hidden
+        self.to_modulation = alike(width, 2 * head) if head else None
 
     def forward(self, x: Tensor) -> Statics:
         """Static features (B, D) to all their uses."""
@@ -70,4 +82,22 @@ class StaticNetwork(nn.Module):
             (torch.tanh(h), c),
             None if self.to_embedding is None else self.to_embedding(trunk),
             None if self.to_slots is None else self.to_slots(x),
+            self._site_terms(x, trunk),
         )
+
+    def _site_terms(self, x: Tensor, trunk: Tensor | None) -> SiteTerms:
+        if trunk is None:
+            return ALIKE
+        return SiteTerms(
+            None if self.to_levels is None else self.to_levels(torch.cat((x, trunk), dim=-1)),
+            None if self.to_modulation is None else self.to_modulation(trunk),
+        )
+
+
+def _hidden_layers(settings: LSTMSettings) -> Iterator[nn.Module]:
+    width = settings.static_hidden
+    for layer in range(settings.static_layers):
+        yield nn.Linear(width if layer else settings.static, width)
+        if settings.static_norm:
+            yield nn.BatchNorm1d(width)
+        yield nn.Tanh()

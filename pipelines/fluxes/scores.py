@@ -4,7 +4,7 @@ Predicted and observed are (S, T, F), sites by days by fluxes; days on which eit
 count. A score that nothing can be said of (no such day, an observed flux that never varies) is NaN.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +75,22 @@ SCORES: dict[str, Callable[[Array, Array], Array]] = {
 def skill(error: Array, reference: Array) -> Array:
     """How much of a reference's mean squared error is saved: 1 is all of it, below 0 is worse."""
     return 1 - _ratio(error, reference)
+
+
+def drift(predicted: Array, observed: Array, exchanged: Array, ends: Sequence[int]) -> Array:
+    r"""Error of a sum since the first day, over what was exchanged meanwhile: (S, len(ends)).
+
+    .. math:: \sum_{t < T_k} (p_t - o_t) \Big/ \sum_{t < T_k} |e_t|
+
+    Args:
+        predicted: (S, T), without gaps.
+        observed: (S, T).
+        exchanged: (S, T); a flux that changes its sign counts by its size.
+        ends: Days :math:`T_k` from the first on.
+    """
+    last = np.asarray(ends) - 1
+    error, passed = (predicted - observed).cumsum(axis=1), np.abs(exchanged).cumsum(axis=1)
+    return _ratio(error[:, last], passed[:, last])
 
 
 class Spread(NamedTuple):

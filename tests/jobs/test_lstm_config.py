@@ -35,7 +35,7 @@ def test_the_whole_job_has_nine_variants_on_three_splits_from_five_seeds() -> No
     config = resolved(preset="full")
     assert config.members == 9 * 3 * 5
     assert {stage.name: stage.members for stage in stages(config)} == {
-        "simulate": 12,
+        "simulate": 16,
         "prepare": 1,
         "train": 135,
         "collect": 1,
@@ -46,7 +46,7 @@ def test_the_whole_job_has_nine_variants_on_three_splits_from_five_seeds() -> No
     assert [config.seed_number(member) for member in (0, 4, 5, 134)] == [0, 4, 0, 4]
 
 
-@pytest.mark.parametrize("preset", ["full", "small", "smoke"])
+@pytest.mark.parametrize("preset", ["full", "small", "sites", "smoke"])
 def test_tracking_and_resources_continue_a_run(preset: str) -> None:
     config = resolved(preset=preset)
     same = resolved("tracking.tensorboard=true", "resources.train.time=10:00:00", preset=preset)
@@ -73,6 +73,11 @@ def test_days_are_cut_in_order_and_leap_years_count() -> None:
         ({"split": {"kind": "warm_site", "warm_years": 1}}, "leaves 365 days .* training"),
         ({"windows": {"context": 2000}}, "split.kind=site leaves"),
         ({"forcing": {"coin": "batch"}, "network": {"dropout": 0.1}}, "take coin=sample"),
+        ({"evaluation": {"drift_years": 6}}, "site leaves 2011 days .* test, which has 2192"),
+        (
+            {"network": {"site_levels": True, "head": "linear"}},
+            "head=linear needs site_levels=false",
+        ),
         ({"sweep": {"sites": {"count": [4]}}}, "expected to sweep values of network, forcing"),
         ({"sweep": {"split": {"warm_years": [2, 1], "kind": ["warm_site"]}}}, "leaves 365 days"),
         ({"sweep": {"network": {"variant": ["lstm"]}}}, "network.variant"),

@@ -14,7 +14,8 @@ from support.lstm_job import lstm_plan, resolved
 from jobs.collecting import stored
 from jobs.lstm.collection import summarize
 from jobs.lstm.config import LstmConfig, Variant
-from jobs.lstm.evaluation import METHODS, free_run
+from jobs.lstm.drift import drifted
+from jobs.lstm.evaluation import METHODS, SHARES_OF, free_run
 from jobs.lstm.samples import Samples
 from jobs.lstm.sites import sites_path
 from jobs.lstm.training import Forecasting, untrained
@@ -183,6 +184,28 @@ def test_stored_scores_are_those_of_stored_predictions(run: Path) -> None:
         np.testing.assert_array_equal(np.isfinite(scores[0, 0, :, 0]), tested)
 
 
+def test_stored_drift_is_that_of_one_run_over_years_of_unseen_sites(run: Path) -> None:
+    for index, mine, samples in members(run):
+        network = untrained(mine, samples.records, samples.normalizer)
+        network.load_state_dict(torch.load(weights_path(run, index), weights_only=True))
+        found = stored(run, "nep_drift", index)
+        tested: Any = samples.split.test.any(axis=1)
+        expected = np.broadcast_to(tested[:, None, None], found.shape)
+        np.testing.assert_array_equal(np.isfinite(found), expected)
+        site, past, days = int(tested.argmax()), mine.windows.context, 365
+        outputs, _ = free_run(network, samples, np.array([[site, 0]]), days)
+        observed = samples.records.fluxes[site, past : past + days]
+        error = outputs[0, :, 2].double().numpy().sum() - observed[:, 2].sum()
+        sizes = [observed[:, 0].sum(), np.abs(observed[:, 2]).sum()]
+        np.testing.assert_allclose(found[site, 0], error / sizes, rtol=1e-3)
+
+
+def test_a_split_that_knows_its_sites_does_not_drift() -> None:
+    work = objective("split.kind=time")
+    assert np.isnan(drifted(work.network, work.samples)["nep_drift"]).all()
+    assert drifted(work.network, objective("evaluation.drift_years=0").samples) == {}
+
+
 def test_attention_is_kept_where_there_is_one(run: Path) -> None:
     for index, mine, _ in members(run):
         weights = stored(run, "attention", index)
@@ -209,13 +232,18 @@ def test_the_report_tells_scores_intervals_and_references(run: Path) -> None:
     scores = json.loads((run / "report" / "evaluation.json").read_text())
     assert {f"site_{method}{flux}_nse" for method in ("", "climatology_", "persistence_")
             for flux in ("gpp", "npp", "nep", "rh")} < set(scores)  # fmt: skip
+    assert {f"site_nep_drift_{flux}{part}" for flux in SHARES_OF for part in ("", "_p90")} < set(
+        scores
+    )
     pictures = {path.stem for path in (run / "report").glob("*.png")}
     assert pictures == {"series-site", "scatter-site", "skill-site", "attention", "losses"}
     (section,) = (s for s in load_sections(run) if s.title.startswith("LSTMs"))
-    table, references, every = section.tables
+    table, references, drift, every = section.tables
     assert len(table.rows) == 2 * 4
     assert all("±" in str(row[2]) for row in table.rows)
     assert len(references.rows) == 2 * 4
+    assert len(drift.rows) == resolved().evaluation.drift_years
+    assert np.isclose(float(str(drift.rows[-1][1])), 100 * scores["site_nep_drift_gpp"], rtol=0.01)
     assert len(every.rows) == 4
     parameters = every.columns.index("Parameters")
     counts: list[Any] = [row[parameters] for row in every.rows]

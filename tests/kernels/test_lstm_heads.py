@@ -1,5 +1,7 @@
 """Carbon fluxes add up to the last bit and have the signs that they must."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given as drawn
@@ -7,7 +9,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from support.lstm import inputs, model
 
-from kernels.lstm import CarbonHead, FluxScale, ecosystem_exchange, mass_residual
+from kernels.lstm import (
+    CarbonHead,
+    FluxScale,
+    LSTMSettings,
+    SiteTerms,
+    StaticDynamicLSTM,
+    ecosystem_exchange,
+    mass_residual,
+)
 
 SCALE = FluxScale(torch.tensor([5.0, 2.5, 0.4, 2.1]), torch.tensor([3.0, 1.6, 1.2, 0.9]))
 
@@ -30,6 +40,48 @@ def test_fluxes_add_up_exactly_whatever_the_network_says(
     assert (gpp >= 0).all()
     assert (rh >= 0).all()
     assert ((npp >= 0) & (npp <= gpp)).all()
+
+
+def test_levels_multiply_production_and_respiration_and_move_their_efficiency() -> None:
+    head, hidden = CarbonHead(8, SCALE).double(), torch.randn(7, 2, 8, dtype=torch.float64)
+    levels = torch.tensor([[0.0, 0.0, 0.0], [1.5, -0.7, -2.0]], dtype=torch.float64)
+    plain, moved = head(hidden), head(hidden, SiteTerms(levels))
+    torch.testing.assert_close(moved[:, 0], plain[:, 0])
+    factors = levels[1].exp()
+    torch.testing.assert_close(moved[:, 1, 0], plain[:, 1, 0] * factors[0])
+    torch.testing.assert_close(moved[:, 1, 3], plain[:, 1, 3] * factors[2])
+    kept = [fluxes[:, 1, 1] / fluxes[:, 1, 0] for fluxes in (plain, moved)]
+    torch.testing.assert_close(torch.logit(kept[1]), torch.logit(kept[0]) + levels[1, 1])
+    assert not mass_residual(moved).any()
+
+
+def test_all_sites_begin_at_the_same_levels_and_learn_their_own() -> None:
+    torch.manual_seed(1)
+    choice = LSTMSettings(3, 2, 4, "none", head="carbon", head_hidden=6, site_levels=True)
+    made = StaticDynamicLSTM(choice, SCALE).double()
+    given = inputs(static=2, outputs=4)
+    for terms in made.statics(given.static_x).site:
+        assert terms is not None
+        assert not terms.any()
+    made(*given).outputs.square().sum().backward()
+    for layer in (made.statics.to_levels, made.statics.to_modulation):
+        assert layer is not None
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.abs().sum(dim=1).min() > 0
+
+
+def test_a_hidden_layer_of_the_head_is_scaled_and_shifted_by_the_site() -> None:
+    head, hidden = CarbonHead(8, SCALE, 5).double(), torch.randn(7, 2, 8, dtype=torch.float64)
+    modulation = torch.randn(2, 10, dtype=torch.float64)
+    found = head(hidden, SiteTerms(modulation=modulation))
+    for site in range(2):
+        scale, shift = modulation[site, :5] + 1, modulation[site, 5:]
+        alone = CarbonHead(8, SCALE, 5).double()
+        alone.load_state_dict(head.state_dict())
+        assert alone.inner is not None
+        alone.inner.weight.data *= scale[:, None]
+        alone.inner.bias.data = alone.inner.bias.data * scale + shift
+        torch.testing.assert_close(found[:, site], alone(hidden[:, site]))
 
 
 def test_four_heads_of_their_own_do_not_add_up() -> None:
@@ -57,9 +109,10 @@ def test_a_scale_that_is_none_is_refused(broken: torch.Tensor) -> None:
         CarbonHead(8, FluxScale(torch.zeros(4), broken))
 
 
-def test_a_free_run_of_the_carbon_head_hears_its_own_fluxes() -> None:
+@pytest.mark.parametrize("choices", [{}, {"site_levels": True, "head_hidden": 5}])
+def test_a_free_run_of_the_carbon_head_hears_its_own_fluxes(choices: dict[str, Any]) -> None:
     """A free run is a teacher-forced one whose teacher says what the model said."""
-    made = model(outputs=4, head="carbon", autoregressive=True)
+    made = model(outputs=4, head="carbon", autoregressive=True, **choices)
     assert isinstance(made.head, CarbonHead)
     made.head.set_scale(SCALE)
     given = inputs(outputs=4)

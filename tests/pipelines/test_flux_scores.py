@@ -15,6 +15,7 @@ from pipelines.fluxes.forecasts import climatology, cut, forecast_windows, on_da
 from pipelines.fluxes.scores import (
     SCORES,
     bias,
+    drift,
     kge,
     nse,
     over_seeds,
@@ -42,6 +43,17 @@ def with_holes(values: Array, holes: NDArray[np.bool_]) -> Array:
 
 
 # --- Scores ---------------------------------------------------------------------------------------
+
+
+def test_drift_is_the_error_of_the_sum_over_what_was_exchanged_meanwhile() -> None:
+    observed = fluxes(3)[..., 1]
+    turning = observed * np.where(np.arange(DAYS) % 2, 1, -1)
+    found = drift(turning + 0.1, turning, turning, [1, 7, DAYS])
+    for n, days in enumerate((1, 7, DAYS)):
+        expected = 0.1 * days / np.abs(turning[:, :days]).sum(axis=1)
+        np.testing.assert_allclose(found[:, n], expected)
+    cancels = turning + np.where(np.arange(DAYS) % 4 < 2, 0.3, -0.3)
+    np.testing.assert_allclose(drift(cancels, turning, turning, [4, DAYS]), 0, atol=1e-12)
 
 
 @settings(max_examples=20, deadline=None)
