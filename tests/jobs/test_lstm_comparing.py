@@ -38,7 +38,8 @@ def _tested(
     value = score(mine.network.variant, mine.split.kind, config.seed_number(index))
     scores = np.full((3, 4, 2, 4), value)
     scores[:, :, 1] = np.nan  # a site that was not tested
-    return collection.Tested(index, [], mine.split.kind, scores, 0.0, 0)
+    point = config.point_of(index)
+    return collection.Tested(index, [], point, mine.split.kind, scores, 0.0, 0)
 
 
 def by_pair(found: collection.Collected) -> dict[tuple[str, str], Comparison]:
