@@ -16,14 +16,13 @@ from cluster import Member
 from jobs.collecting import TrainedMember, metrics, stored, write_report
 from jobs.lstm.config import LstmConfig
 from jobs.lstm.evaluation import METHODS
-from jobs.lstm.sites import sites_path
+from jobs.lstm.sites import read_records
 from jobs.outputs import ensemble_path
 from pipelines.ensemble import EnsembleError, read_commit
 from pipelines.ensemble import collect as seal
-from pipelines.fluxes import FluxRecords, read_sites
+from pipelines.fluxes import FluxRecords
 from pipelines.fluxes.records import Array
 from pipelines.fluxes.scores import DAYS_A_YEAR, SCORES, Spread, over_sites
-from pipelines.fluxes.simulation import FLUXES
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,14 @@ class Tested(TrainedMember):
 
     Attributes:
         kind: Of its split.
+        fluxes: Names of what it predicts.
         scores: By method, score, site and flux; NaN for sites that were not tested.
         mass_residual: The largest of all days, gC m-2 d-1.
         parameters: Of its network.
     """
 
     kind: str
+    fluxes: Sequence[str]
     scores: Array
     mass_residual: float
     parameters: int
@@ -58,10 +59,15 @@ class Tested(TrainedMember):
         return over_sites(self.scores[METHODS.index(method), list(SCORES).index(score)])
 
     @property
+    def net(self) -> str:
+        """The net flux: ``nep`` of the process model, ``nee`` of towers."""
+        return next(name for name in ("nep", "nee") if name in self.fluxes)
+
+    @property
     def annual_bias(self) -> Mapping[str, float]:
-        """Bias of the net ecosystem production over sites, gC m-2 a-1: median, p10, p90."""
-        nep, spread = FLUXES.index("nep"), self.spread("bias")
-        return {name: float(DAYS_A_YEAR * part[nep]) for name, part in spread._asdict().items()}
+        """Bias of the net flux over sites, gC m-2 a-1: median, p10, p90."""
+        net, spread = self.fluxes.index(self.net), self.spread("bias")
+        return {name: float(DAYS_A_YEAR * part[net]) for name, part in spread._asdict().items()}
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,9 @@ def summarize(config: LstmConfig, run: Path, partial: bool = False) -> dict[str,
 
     torch.set_num_threads(config.resources.collect.cpus)
     manifest = seal(ensemble_path(run), partial)
-    members = [_tested(config, run, index) for index in manifest["valid"]]
-    found = Collected(config, run, members, read_sites(sites_path(run)))
+    records = read_records(config, run)
+    members = [_tested(config, run, index, records.flux_names) for index in manifest["valid"]]
+    found = Collected(config, run, members, records)
     if not any(math.isfinite(member.validation) for member in members):
         raise EnsembleError(f"{run}: expected a member with a finite validation, found none")
     scores = evaluate(found)
@@ -138,10 +145,10 @@ def evaluate(found: Collected) -> dict[str, float]:
         scores[f"{kind}_validation"] = member.validation
         for method in METHODS:
             prefix = kind if method == "network" else f"{kind}_{method}"
-            medians = zip(FLUXES, member.spread("nse", method).median, strict=True)
+            medians = zip(member.fluxes, member.spread("nse", method).median, strict=True)
             scores |= {f"{prefix}_{flux}_nse": float(value) for flux, value in medians}
         bias = member.annual_bias
-        scores |= {f"{kind}_nep_bias_{part}": value for part, value in bias.items()}
+        scores |= {f"{kind}_{member.net}_bias_{part}": value for part, value in bias.items()}
         scores[f"{kind}_mass_residual"] = member.mass_residual
     return scores
 
@@ -153,12 +160,13 @@ def point_name(config: LstmConfig, member: int) -> str:
     return told or "as configured"
 
 
-def _tested(config: LstmConfig, run: Path, index: int) -> Tested:
+def _tested(config: LstmConfig, run: Path, index: int, fluxes: Sequence[str]) -> Tested:
     told = read_commit(ensemble_path(run), index)
     return Tested(
         index,
         metrics(run, index),
         config.member_config(index).split.kind,
+        fluxes,
         np.asarray(stored(run, "scores", index), np.float64),
         float(stored(run, "mass_residual", index)[0]),
         0 if told is None else int(told.provenance["parameters"]),

@@ -4,17 +4,18 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cluster import Attempt, Member
 from jobs.lstm.config import LstmConfig
 from jobs.lstm.evaluation import commit, free_run, tested
 from jobs.lstm.samples import Batch, Samples
-from jobs.lstm.sites import sites_path
+from jobs.lstm.sites import read_records
 from jobs.outputs import publish_weights, resume, tracker, weights_path
 from kernels.lstm import FluxScale, LSTMSettings, StaticDynamicLSTM, scheduled_ratio
-from pipelines.fluxes import FluxError, FluxRecords, Normalizer, read_sites, windows
-from pipelines.fluxes.forecasts import Windows, forecast_windows
+from pipelines.fluxes import FluxError, FluxRecords, Normalizer, windows
+from pipelines.fluxes.forecasts import Windows, cut, forecast_windows
 from pipelines.seeds import derived_seed, generator
 from pipelines.training.guard import Guard
 from pipelines.training.loop import Trainer, make_deterministic
@@ -36,7 +37,8 @@ class Forecasting:
         self.samples, self.seed, self.network = samples, seed, network
         self.config = samples.config
         ask, split = self.config.windows, samples.split
-        self.windows = windows(split.training, ask.context, ask.horizon, ask.stride)
+        found = windows(split.training, ask.context, ask.horizon, ask.stride)
+        self.windows = found[self._judged(found, ask.horizon)]
         if len(self.windows) < self.config.training.batch:
             raise FluxError(
                 f"training.batch is {self.config.training.batch}, but there are "
@@ -44,7 +46,14 @@ class Forecasting:
             )
         ahead = self.config.evaluation.horizon
         held_out = forecast_windows(split.validation, ask.context, ahead)
+        held_out = held_out[self._judged(held_out, ahead)]
         self.validation = thinned(held_out, self.config.evaluation.validation)
+
+    def _judged(self, where: Windows, horizon: int) -> NDArray[np.bool_]:
+        """Windows with a flux to compare with on one of their predicted days at least."""
+        known = np.isfinite(self.samples.records.fluxes)
+        found = cut(known, where, self.config.windows.context, horizon)
+        return np.asarray(found.any(axis=(1, 2)))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -100,9 +109,14 @@ class Forecasting:
 
 
 def scaled_errors(outputs: Tensor, truth: Batch, context: int) -> Tensor:
-    """Mean squares of the errors of predicted days (B, horizon, F), in deviations: (B)."""
+    """Mean squares of the errors of predicted days (B, horizon, F), in deviations: (B).
+
+    Gaps in the truth do not count; a window of nothing else is zero.
+    """
+    known = truth.known[:, context:]
     error = (outputs - truth.fluxes[:, context:]) / truth.deviation.unsqueeze(1)
-    return error.square().mean(dim=(1, 2))
+    squares = torch.where(known, error.square(), 0.0).sum(dim=(1, 2))
+    return squares / known.sum(dim=(1, 2)).clamp_min(1)
 
 
 def thinned(found: Windows, most: int) -> Windows:
@@ -119,6 +133,8 @@ def untrained(
     if config.network.variant.startswith("attention_film_"):
         modulation = config.network.variant.removeprefix("attention_film_")
         values |= {"variant": "attention_film", "modulation": modulation}
+    if config.objective.baseline != "none" and config.network.head == "exchange":
+        values |= {"head": "anomaly"}  # what is left of a flux may be negative
     settings = LSTMSettings(
         dynamic=len(records.dynamic_names),
         static=len(records.static_names),
@@ -135,7 +151,7 @@ def train(config: LstmConfig, member: Member, attempt: Attempt) -> dict[str, flo
     mine = config.member_config(member.index)
     seed = derived_seed(config.seed, "train", config.seed_number(member.index))
     make_deterministic(config.resources.train.cpus, seed)
-    samples = Samples(mine, read_sites(sites_path(member.run)))
+    samples = Samples(mine, read_records(mine, member.run))
     network = untrained(mine, samples.records, samples.normalizer)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     with tracker(config.tracking, config, member, attempt) as tracking:
@@ -150,7 +166,8 @@ def train(config: LstmConfig, member: Member, attempt: Attempt) -> dict[str, flo
     publish_weights(final, weights_path(member.run, member.index))
     samples.normalizer.save(weights_path(member.run, member.index).with_suffix(".json"))
     parameters = sum(parameter.numel() for parameter in final.parameters())
-    commit(config, member, attempt, tested(final, samples), {"parameters": parameters})
+    told = {"parameters": parameters}
+    commit(config, member, attempt, samples.records, tested(final, samples), told)
     return {"best_validation": trainer.best, "skipped": trainer.skipped}
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from kernels.lstm.heads import FLUX_HEADS
+
 Variant = Literal[
     "none",
     "concat",
@@ -44,7 +46,8 @@ class LSTMSettings:
         static_norm: Batch normalization in the static network.
         autoregressive: The output of the step before is an input.
         dropout: Probability that a hidden unit is hidden from the head, one draw a sequence.
-        head: ``carbon`` predicts GPP, NPP, NEP and Rh that add up.
+        head: ``carbon`` predicts GPP, NPP, NEP and Rh that add up, ``exchange`` GPP, RECO and NEE,
+            ``anomaly`` what a forecast of these leaves.
 
     Raises:
         ValueError: A size, probability or combination is impossible.
@@ -67,7 +70,7 @@ class LSTMSettings:
     static_norm: bool = False
     autoregressive: bool = False
     dropout: float = 0.0
-    head: Literal["linear", "carbon"] = "linear"
+    head: Literal["linear", "carbon", "exchange", "anomaly"] = "linear"
 
     def __post_init__(self) -> None:
         if self.variant not in get_args(Variant):
@@ -85,9 +88,11 @@ class LSTMSettings:
             raise ValueError(f"longest: expected 0 or more than 2 steps, found {self.longest}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected 0 <= p < 1, found {self.dropout}")
-        if self.head == "carbon" and self.outputs != 4:
+        if self.head != "linear" and self.outputs != len(FLUX_HEADS[self.head].fluxes):
+            named = FLUX_HEADS[self.head].fluxes
             raise ValueError(
-                f"the carbon head has 4 outputs (GPP, NPP, NEP, Rh), found {self.outputs}"
+                f"the {self.head} head has {len(named)} outputs ({', '.join(named)}), found "
+                f"{self.outputs}"
             )
 
     @property
