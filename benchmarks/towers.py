@@ -1,8 +1,10 @@
 """The comparison of a finished run of the LSTM job on towers, beside the goals for CH-DAV.
 
-yaoki run lstm --preset davos            # GPP and RECO partitioned by night
-yaoki run lstm --preset davos_day        # by day
-python -m benchmarks.towers runs/lstm-...
+A method is said to miss a goal, or none.
+
+    yaoki run lstm --preset davos                          # GPP and RECO partitioned by night
+    yaoki run lstm --preset davos data.partitioning=day    # by day
+    python -m benchmarks.towers runs/lstm-...
 """
 
 import argparse

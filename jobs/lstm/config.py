@@ -243,25 +243,25 @@ class LstmConfig(SweptConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> "LstmConfig":
-        if self.data.measured:  # how long their records are is known once they are read
-            self._check_towers()
-        else:
+        self._check_head()
+        if not self.data.measured:  # how long towers' records are is known once they are read
             self._check_days()
             self._check_sites()
-        if self.network.head == "carbon" and self.objective.baseline != "none":
-            raise ValueError("network.head=carbon is for whole fluxes; with a baseline take linear")
         # The generator of a batch's coin must not know how many samples dropout has drawn for.
         if self.forcing.coin == "batch" and self.network.dropout:
             raise ValueError("forcing.coin=batch needs network.dropout=0; take coin=sample")
         self._check_sweep(SWEPT)
         return self
 
-    def _check_towers(self) -> None:
-        if self.network.head == "carbon":
+    def _check_head(self) -> None:
+        wrong = "carbon" if self.data.measured else "exchange"
+        if self.network.head == wrong:
             raise ValueError(
-                "network.head=carbon is for the process model; towers measure GPP, RECO and NEE: "
-                "take exchange or linear"
+                f"network.head={wrong} with data.source={self.data.source}: expected exchange or "
+                "linear for towers (GPP, RECO, NEE), carbon or linear for the process model"
             )
+        if self.network.head == "carbon" and self.objective.baseline != "none":
+            raise ValueError("network.head=carbon is for whole fluxes; with a baseline take linear")
 
     def _check_days(self) -> None:
         """Make sure that one window fits into training and one into validation and test."""

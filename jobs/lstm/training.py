@@ -47,6 +47,8 @@ class Forecasting:
         ahead = self.config.evaluation.horizon
         held_out = forecast_windows(split.validation, ask.context, ahead)
         held_out = held_out[self._judged(held_out, ahead)]
+        if not len(held_out):
+            raise FluxError("no flux is known on the days for validation; split elsewhere")
         self.validation = thinned(held_out, self.config.evaluation.validation)
 
     def _judged(self, where: Windows, horizon: int) -> NDArray[np.bool_]:

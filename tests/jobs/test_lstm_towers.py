@@ -11,7 +11,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 from support.comparison import differences
-from support.lstm_job import lstm_plan, resolved, run_stages, train_under_fire
+from support.faults import run_until, train_under_fire
+from support.lstm_job import lstm_plan, resolved
 from support.towers import save_tower, spoil, tower_table
 
 from benchmarks.towers import lines
@@ -23,8 +24,8 @@ from jobs.lstm.config import LstmConfig, stages
 from jobs.lstm.evaluation import free_run, with_baseline
 from jobs.lstm.samples import Samples
 from jobs.lstm.sites import read_records
-from jobs.lstm.training import Forecasting, scaled_errors, untrained
-from kernels.lstm import AnomalyHead, mass_residual
+from jobs.lstm.training import Forecasting, scaled_errors, train, untrained
+from kernels.lstm import AnomalyHead, StaticDynamicLSTM, mass_residual
 from pipelines.config import with_values
 from pipelines.fluxes.forecasts import climatology, cut, forecast_windows
 from pipelines.fluxes.scores import nse
@@ -55,9 +56,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """A whole run on a tower whose file is gone once it is prepared."""
     directory = tmp_path_factory.mktemp("towers")
     made = lstm_plan(directory, *towers(directory))
-    run_stages(made, "inline", "prepare")
+    run_until(made, "inline", "prepare")
     (directory / "tower.csv").unlink()
-    run_stages(made, "inline", "collect")
+    run_until(made, "inline", "collect")
     return made
 
 
@@ -212,13 +213,13 @@ def test_what_cannot_be_learned_from_ends_the_run_before_training(
 ) -> None:
     plan = lstm_plan(tmp_path, *towers(tmp_path, change(tower_table())))
     with pytest.raises(StageFailedError, match=said):
-        run_stages(plan, "inline", "prepare")
+        run_until(plan, "inline", "prepare")
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("network.head=carbon", "towers measure GPP, RECO and NEE"),
+        ("network.head=carbon", "network.head=carbon with data.source=towers: expected exch"),
         ("split.train_until=2017-05-02", "kind=dates needs train_until, and test_from after it"),
         ("data.source=davos", "source=davos with 1 files of towers"),
         ("data.towers=[{site: A, path: a.csv, static: {x: 1.0}}]", "must be an absolute path"),
@@ -234,11 +235,12 @@ def test_a_member_on_a_tower_ends_the_same_whatever_befalls_it(tmp_path: Path) -
     often = ("network.dropout=0.2", "resources.train.checkpoint_seconds=0.1")
     plans = [lstm_plan(tmp_path / name, *overrides, *often) for name in ("twin", "shot")]
     for made in plans:
-        run_stages(made, "inline", "prepare")
+        run_until(made, "inline", "prepare")
     (tmp_path / "tower.csv").unlink()
     shots = [(random.choice((signal.SIGKILL, signal.SIGTERM)), random.randrange(12), 0.01)]
-    run_stages(plans[0], "inline", "train")
-    run_stages(plans[1], "local", "train", [Call(train_under_fire, (plans[1].config, shots))])
+    run_until(plans[0], "inline", "train")
+    fired = (train, StaticDynamicLSTM, plans[1].config, shots)
+    run_until(plans[1], "local", "train", [Call(train_under_fire, fired, {"in_tests": True})])
     (member,) = Stage.load(plans[1].directory, "train")
     assert len(member.ledger.attempts()) == 2, shots
     assert differences(plans[1].directory, plans[0].directory) == [], shots

@@ -86,7 +86,7 @@ def test_responses_of_hours_are_means_of_responses_and_not_of_weather() -> None:
     half = np.where(np.arange(48) < 24, 0.0, 500.0)[None]
     told = hourly_responses(uneven, half, dry[:1])
     assert told["respiration"] > 1.2
-    assert (told["temperature_day"], told["temperature_night"]) == (20.0, 0.0)
+    assert [told[f"temperature_{part}"].item() for part in ("day", "night")] == [20.0, 0.0]
     dark = hourly_responses(uneven, np.zeros((1, 48)), dry[:1])
     assert dark["temperature_day"] == 10.0
     half[0, 3] = np.nan
