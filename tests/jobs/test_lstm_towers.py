@@ -221,6 +221,7 @@ def test_what_cannot_be_learned_from_ends_the_run_before_training(
     ("override", "said"),
     [
         ("network.head=carbon", "network.head=carbon with data.source=towers: expected exch"),
+        ("network.site_levels=true", "head=exchange needs site_levels=false and head_hidden=0"),
         ("split.train_until=2017-05-02", "kind=dates needs train_until, and test_from after it"),
         ("data.source=davos", "source=davos with 1 files of towers"),
         ("data.towers=[{site: A, path: a.csv, static: {x: 1.0}}]", "must be an absolute path"),
@@ -229,6 +230,27 @@ def test_what_cannot_be_learned_from_ends_the_run_before_training(
 def test_what_does_not_fit_towers_is_refused(override: str, said: str, tmp_path: Path) -> None:
     with pytest.raises((ValidationError, ValueError), match=said):
         resolved(*towers(tmp_path), override)
+
+
+def test_a_search_on_a_tower_ranks_its_trials_and_compares_their_networks(tmp_path: Path) -> None:
+    sweep = "sweep={network: {dropout: {low: 0.0, high: 0.4}}, training: {batch: [8, 4096]}}"
+    search = "search={method: adaptive, trials: 4, workers: 1}"
+    plan = lstm_plan(tmp_path, *towers(tmp_path), sweep, search, "seeds=1", "training.epochs=1")
+    run_until(plan, "inline", "collect")
+    trials = json.loads((plan.directory / "report" / "search.json").read_text())["trials"]
+    whole = [trial for trial in trials if trial["point"]["training.batch"] == 8]
+    assert 0 < len(whole) < 4
+    assert [trial["state"] for trial in trials] == [
+        "complete" if trial in whole else "failed" for trial in trials
+    ]
+    for trial in trials:
+        predicted = stored(plan.directory, "predictions", trial["number"])
+        assert np.isfinite(predicted).any() == (trial in whole)
+    tables = {table.title: table for s in load_sections(plan.directory) for table in s.tables}
+    assert len(tables["Members"].rows) == len(whole)
+    assert sum("mean of 1" not in str(row[1]) for row in tables["Comparison"].rows) == 7 + len(
+        whole
+    )
 
 
 def test_a_member_on_a_tower_ends_the_same_whatever_befalls_it(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from kernels.lstm import (
     ecosystem_exchange,
     mass_residual,
 )
+from kernels.lstm.heads import FluxHead
 
 SCALE = FluxScale(torch.tensor([5.0, 2.5, 0.4, 2.1]), torch.tensor([3.0, 1.6, 1.2, 0.9]))
 
@@ -72,13 +73,14 @@ def test_all_sites_begin_at_the_same_levels_and_learn_their_own() -> None:
         assert layer.weight.grad.abs().sum(dim=1).min() > 0
 
 
-def test_a_hidden_layer_of_the_head_is_scaled_and_shifted_by_the_site() -> None:
-    head, hidden = CarbonHead(8, SCALE, 5).double(), torch.randn(7, 2, 8, dtype=torch.float64)
+@pytest.mark.parametrize("kind", [CarbonHead, ExchangeHead, AnomalyHead])
+def test_a_hidden_layer_of_the_head_is_scaled_and_shifted_by_the_site(kind: type[FluxHead]) -> None:
+    head, hidden = kind(8, width=5).double(), torch.randn(7, 2, 8, dtype=torch.float64)
     modulation = torch.randn(2, 10, dtype=torch.float64)
     found = head(hidden, SiteTerms(modulation=modulation))
     for site in range(2):
         scale, shift = modulation[site, :5] + 1, modulation[site, 5:]
-        alone = CarbonHead(8, SCALE, 5).double()
+        alone = kind(8, width=5).double()
         alone.load_state_dict(head.state_dict())
         assert alone.inner is not None
         alone.inner.weight.data *= scale[:, None]
