@@ -173,14 +173,8 @@ def layout(config: LstmConfig, records: FluxRecords) -> list[ArraySpec]:
     methods, fluxes, slots = len(METHODS), len(records.flux_names), len(records.static_names)
     length = config.windows.context + horizon
     years = config.evaluation.drift_years
-    drifts = ArraySpec(
-        "nep_drift",
-        (sites, years, len(SHARES_OF)),
-        ("site", "year", "share_of"),
-        long_name="error of the sum of NEP by years of one free run, over that of a flux's size",
-    )
     return [
-        *([drifts] if years else []),
+        *([_drift_array(sites, years)] if years else []),
         ArraySpec(
             "predictions",
             (sites, days, fluxes),
@@ -222,3 +216,12 @@ def layout(config: LstmConfig, records: FluxRecords) -> list[ArraySpec]:
             long_name="weights of static features in the first test window",
         ),
     ]
+
+
+def _drift_array(sites: int, years: int) -> ArraySpec:
+    return ArraySpec(
+        "nep_drift",
+        (sites, years, len(SHARES_OF)),
+        ("site", "year", "share_of"),
+        long_name="error of the sum of NEP by years of one free run, over that of a flux's size",
+    )

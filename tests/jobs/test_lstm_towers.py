@@ -40,7 +40,7 @@ OVERRIDES = (
     "network={variant: none, initial_state: false}",
     "network={head: exchange, head_hidden: 0, site_levels: false}",
     "forcing={decay: constant, ratio: 0.0}",
-    "evaluation={horizon: 12, batch: 16, validation: 8, sites: 1}",
+    "evaluation={horizon: 12, batch: 16, validation: 8, sites: 1, drift_years: 0}",
     "sweep.network={variant: [none], autoregressive: [false, true]}",
 )
 
