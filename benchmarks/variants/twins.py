@@ -16,6 +16,7 @@ from cluster import Member
 from jobs.collecting import stored
 from jobs.launch import Launcher
 from jobs.lstm.evaluation import layout
+from jobs.lstm.sites import read_records
 from jobs.outputs import weights_path
 from pipelines.plan import Plan
 from pipelines.tracking import VOLATILE, read_metrics
@@ -51,11 +52,11 @@ def left_alike(array: VariantsArray, twins: VariantsArray, member: int) -> bool:
 
 def _left(plan: Plan, index: int) -> dict[str, Any]:
     """What a member has left, or nothing where that is not all there."""
-    run = plan.directory
+    run, config = plan.directory, config_of(plan)
     weights = weights_path(run, index)
     if not weights.exists():
         return {}
-    names = [spec.name for spec in layout(config_of(plan))]
+    names = [spec.name for spec in layout(config, read_records(config, run))]
     arrays = {name: np.asarray(stored(run, name, index)).tobytes() for name in names}
     metrics: Path = Member(run, "train", index).directory / "metrics.jsonl"
     rows = [dict(row) for row in read_metrics(metrics, without=VOLATILE)]

@@ -15,6 +15,7 @@ from jobs.collecting import stored
 from jobs.lstm import training
 from jobs.lstm.config import LstmConfig
 from jobs.lstm.evaluation import layout
+from jobs.lstm.sites import read_records
 from kernels.lstm import StaticDynamicLSTM
 
 
@@ -61,7 +62,8 @@ def final_state(config: LstmConfig, member: Member, work: Work) -> dict[str, Any
     Without the learned microbatch, which an out-of-memory rightly changes.
     """
     state = {name: value for name, value in work.state_dict().items() if name != "accumulator"}
-    arrays = {spec.name: stored(member.run, spec.name, member.index) for spec in layout(config)}
+    specs = layout(config, read_records(config, member.run))
+    arrays = {spec.name: stored(member.run, spec.name, member.index) for spec in specs}
     return {**state, "random": random_state.capture(), "ensemble": _bits(arrays)}
 
 

@@ -15,15 +15,14 @@ from cluster import Member
 from jobs.collecting import TrainedMember, metrics, stored, write_report
 from jobs.lstm.config import LstmConfig
 from jobs.lstm.evaluation import METHODS, SHARES_OF
-from jobs.lstm.sites import sites_path
+from jobs.lstm.sites import read_records
 from jobs.outputs import ensemble_path
 from pipelines.config.sweep import Point
 from pipelines.ensemble import EnsembleError, read_commit
 from pipelines.ensemble import collect as seal
-from pipelines.fluxes import FluxRecords, read_sites
+from pipelines.fluxes import FluxRecords
 from pipelines.fluxes.records import Array
 from pipelines.fluxes.scores import DAYS_A_YEAR, SCORES, Spread, over_sites
-from pipelines.fluxes.simulation import FLUXES
 from pipelines.search import State
 
 
@@ -34,6 +33,7 @@ class Tested(TrainedMember):
     Attributes:
         point: Of the sweep.
         kind: Of its split.
+        fluxes: Names of what it predicts.
         scores: By method, score, site and flux; NaN for sites that were not tested.
         mass_residual: The largest of all days, gC m-2 d-1.
         parameters: Of its network.
@@ -42,6 +42,7 @@ class Tested(TrainedMember):
 
     point: Point
     kind: str
+    fluxes: Sequence[str]
     scores: Array
     mass_residual: float
     parameters: int
@@ -63,10 +64,15 @@ class Tested(TrainedMember):
         return over_sites(self.scores[METHODS.index(method), list(SCORES).index(score)])
 
     @property
+    def net(self) -> str:
+        """The net flux: ``nep`` of the process model, ``nee`` of towers."""
+        return next(name for name in ("nep", "nee") if name in self.fluxes)
+
+    @property
     def annual_bias(self) -> Mapping[str, float]:
-        """Bias of the net ecosystem production over sites, gC m-2 a-1: median, p10, p90."""
-        nep, spread = FLUXES.index("nep"), self.spread("bias")
-        return {name: float(DAYS_A_YEAR * part[nep]) for name, part in spread._asdict().items()}
+        """Bias of the net flux over sites, gC m-2 a-1: median, p10, p90."""
+        net, spread = self.fluxes.index(self.net), self.spread("bias")
+        return {name: float(DAYS_A_YEAR * part[net]) for name, part in spread._asdict().items()}
 
     @property
     def drift_size(self) -> Spread | None:
@@ -133,8 +139,9 @@ def summarize(config: LstmConfig, run: Path, partial: bool = False) -> dict[str,
 
     torch.set_num_threads(config.resources.collect.cpus)
     manifest = seal(ensemble_path(run), partial)
-    members = list(_networks(config, run, manifest["valid"]))
-    found = Collected(config, run, members, read_sites(sites_path(run)))
+    records = read_records(config, run)
+    members = list(_networks(config, run, manifest["valid"], records.flux_names))
+    found = Collected(config, run, members, records)
     if not any(math.isfinite(member.validation) for member in members):
         raise EnsembleError(f"{run}: expected a member with a finite validation, found none")
     scores = evaluate(found)
@@ -153,10 +160,10 @@ def evaluate(found: Collected) -> dict[str, float]:
         scores[f"{kind}_validation"] = member.validation
         for method in METHODS:
             prefix = kind if method == "network" else f"{kind}_{method}"
-            medians = zip(FLUXES, member.spread("nse", method).median, strict=True)
+            medians = zip(member.fluxes, member.spread("nse", method).median, strict=True)
             scores |= {f"{prefix}_{flux}_nse": float(value) for flux, value in medians}
         bias = member.annual_bias
-        scores |= {f"{kind}_nep_bias_{part}": value for part, value in bias.items()}
+        scores |= {f"{kind}_{member.net}_bias_{part}": value for part, value in bias.items()}
         scores[f"{kind}_mass_residual"] = member.mass_residual
         if drift := member.drift_size:
             for n, flux in enumerate(SHARES_OF):
@@ -175,20 +182,25 @@ def _rounded(value: object) -> object:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _networks(config: LstmConfig, run: Path, whole: Sequence[int]) -> Iterator[Tested]:
+def _networks(
+    config: LstmConfig, run: Path, whole: Sequence[int], fluxes: Sequence[str]
+) -> Iterator[Tested]:
     """The networks that were trained to their end, of those that are whole in the ensemble."""
     if not config.search.adaptive:
         for index in whole:
-            yield _tested(config, run, index, "train", config.point_of(index))
+            point = config.point_of(index)
+            yield _tested(config, run, index, "train", point, fluxes)
         return
     from jobs.lstm.searching import TRIALS, open_study  # brings Optuna
 
     for trial in open_study(config, run).trials:
         if trial.state is State.COMPLETE and trial.number in whole:
-            yield _tested(config, run, trial.number, TRIALS, trial.point)
+            yield _tested(config, run, trial.number, TRIALS, trial.point, fluxes)
 
 
-def _tested(config: LstmConfig, run: Path, index: int, stage: str, point: Point) -> Tested:
+def _tested(
+    config: LstmConfig, run: Path, index: int, stage: str, point: Point, fluxes: Sequence[str]
+) -> Tested:
     told, mine = read_commit(ensemble_path(run), index), config.at_point(point)
     drift = np.asarray(stored(run, "nep_drift", index), np.float64) if mine.drifts else None
     return Tested(
@@ -196,6 +208,7 @@ def _tested(config: LstmConfig, run: Path, index: int, stage: str, point: Point)
         metrics(run, index, stage),
         point,
         mine.split.kind,
+        fluxes,
         np.asarray(stored(run, "scores", index), np.float64),
         float(stored(run, "mass_residual", index)[0]),
         0 if told is None else int(told.provenance["parameters"]),

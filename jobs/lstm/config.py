@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from jobs.lstm.sources import DataConfig
 from pipelines.config import Config
 from pipelines.plan import Resources, StagePlan
 from pipelines.search.settings import require_optuna
@@ -78,12 +79,16 @@ class SplitConfig(Config):
         validation: Share of sites, or of days, for validation.
         test: Share of sites, or of days, for test.
         warm_years: Years of the held-out sites that are trained on, for ``warm_site``.
+        train_until: Last day for training, for ``dates``; the days after it are for validation.
+        test_from: First day for test, for ``dates``.
     """
 
-    kind: Literal["site", "time", "warm_site"] = "site"
+    kind: Literal["site", "time", "warm_site", "dates"] = "site"
     validation: Share = 0.1
     test: Share = 0.2
     warm_years: PositiveInt = 2
+    train_until: date | None = None
+    test_from: date | None = None
 
     def cuts(self, days: int) -> tuple[int, int]:
         """First day of validation and of test, where it is days that are split."""
@@ -93,6 +98,13 @@ class SplitConfig(Config):
     def _fits(self) -> "SplitConfig":
         if self.validation + self.test >= 1:
             raise ValueError("validation and test must leave a share for training")
+        if self.kind == "dates" and not (
+            self.train_until and self.test_from and self.train_until < self.test_from
+        ):
+            raise ValueError(
+                "kind=dates needs train_until, and test_from after it; found "
+                f"{self.train_until} and {self.test_from}"
+            )
         return self
 
 
@@ -128,7 +140,8 @@ class NetworkConfig(Config):
         static_norm: Batch normalization in it.
         autoregressive: The fluxes of the day before are inputs.
         dropout: Share of hidden units that the head does not see, in training.
-        head: ``carbon`` for fluxes that add up, ``linear`` for four independent ones.
+        head: For fluxes that add up, ``carbon`` (process model) or ``exchange`` (towers);
+            ``linear`` for independent ones.
         head_hidden: Width of a hidden layer in the carbon head, which the static features scale and
             shift, or zero for none.
         site_levels: The static features also set the levels of the carbon head's outputs.
@@ -148,7 +161,7 @@ class NetworkConfig(Config):
     static_norm: bool = False
     autoregressive: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    head: Literal["linear", "carbon"] = "carbon"
+    head: Literal["linear", "carbon", "exchange"] = "carbon"
     head_hidden: NonNegativeInt = 0
     site_levels: bool = False
 
@@ -184,10 +197,15 @@ class ObjectiveConfig(Config):
         deviation: Over all training days of all sites, or of each site by itself, so that all
             sites count alike.
         floor: With ``site``, the share of the deviation over all sites that is added.
+        baseline: What the network corrects: nothing, or the quadratic regression on the weather
+            of the day; each year of training by one that was fitted without it.
+        penalty: Of the regression.
     """
 
     deviation: Literal["all", "site"] = "site"
     floor: NonNegativeFloat = 0.1
+    baseline: Literal["none", "regression"] = "none"
+    penalty: NonNegativeFloat = 0.03
 
 
 class EvaluationConfig(Config):
@@ -224,9 +242,14 @@ class StageResources(Config):
 
 
 class LstmConfig(SearchedConfig):
-    """The LSTM job."""
+    """The LSTM job.
+
+    Attributes:
+        sites: Of the process model, where ``data`` says so.
+    """
 
     sweep: dict[str, JsonValue] = Field(default_factory=dict)
+    data: DataConfig = DataConfig()
     sites: SitesConfig = SitesConfig()
     split: SplitConfig = SplitConfig()
     windows: WindowsConfig = WindowsConfig()
@@ -240,18 +263,31 @@ class LstmConfig(SearchedConfig):
 
     @property
     def drifts(self) -> bool:
-        """Whether drift is tested: only of sites of which nothing was trained on."""
-        return self.evaluation.drift_years > 0 and self.split.kind == "site"
+        """Whether drift is tested: only of simulated sites of which nothing was trained on."""
+        unseen = self.split.kind == "site" and not self.data.measured
+        return self.evaluation.drift_years > 0 and unseen
 
     @model_validator(mode="after")
     def _fits(self) -> "LstmConfig":
-        self._check_days()
-        self._check_sites()
+        self._check_head()
+        if not self.data.measured:  # how long towers' records are is known once they are read
+            self._check_days()
+            self._check_sites()
         # The generator of a batch's coin must not know how many samples dropout has drawn for.
         if self.forcing.coin == "batch" and self.network.dropout:
             raise ValueError("forcing.coin=batch needs network.dropout=0; take coin=sample")
         self._check_sweep(SWEPT, SEARCHED)
         return self
+
+    def _check_head(self) -> None:
+        wrong = "carbon" if self.data.measured else "exchange"
+        if self.network.head == wrong:
+            raise ValueError(
+                f"network.head={wrong} with data.source={self.data.source}: expected exchange or "
+                "linear for towers (GPP, RECO, NEE), carbon or linear for the process model"
+            )
+        if self.network.head == "carbon" and self.objective.baseline != "none":
+            raise ValueError("network.head=carbon is for whole fluxes; with a baseline take linear")
 
     def _check_days(self) -> None:
         """Make sure that one window fits into training and one into validation and test."""
@@ -259,13 +295,12 @@ class LstmConfig(SearchedConfig):
         seen, ahead = self.windows.context, self.evaluation.horizon
         if self.drifts:
             ahead = max(ahead, self.evaluation.drift_ends[-1])
-        first, second = self.split.cuts(days)
+        first, second = self._cuts()
         warm = 365 * self.split.warm_years
         room = {
             "site": (days, days - seen),
-            "time": (first, min(second - first, days - second)),
             "warm_site": (warm, days - warm),
-        }[kind]
+        }.get(kind, (first, min(second - first, days - second)))
         needed = (seen + self.windows.horizon, ahead)
         for part, has, needs in zip(("training", "test"), room, needed, strict=True):
             if has < needs:
@@ -275,10 +310,18 @@ class LstmConfig(SearchedConfig):
                     "sites.years"
                 )
 
+    def _cuts(self) -> tuple[int, int]:
+        """First day of validation and of test of simulated sites that are split by days."""
+        until, test = self.split.train_until, self.split.test_from
+        if self.split.kind != "dates" or until is None or test is None:
+            return self.split.cuts(self.sites.days)
+        start = date(self.sites.first_year, 1, 1)
+        return (until - start).days + 1, (test - start).days
+
     def _check_sites(self) -> None:
         count, shares = self.sites.count, (self.split.validation, self.split.test)
         held_out = sum(max(1, round(share * count)) for share in shares)
-        if self.split.kind != "time" and held_out >= count:
+        if self.split.kind in ("site", "warm_site") and held_out >= count:
             raise ValueError(f"{count} sites, {held_out} of them held out, leave none for training")
 
 
@@ -289,15 +332,21 @@ def stages(config: LstmConfig) -> list[StagePlan]:
         ConfigError: The search needs Optuna, which is not installed.
     """
     ask, here = config.resources, "jobs.lstm"
-    shards = config.sites.count // config.sites.per_shard
+    if config.data.measured:
+        sites = [StagePlan("prepare", f"{here}.towers:prepare", 1, ask.prepare)]
+    else:
+        shards = config.sites.count // config.sites.per_shard
+        sites = [
+            StagePlan("simulate", f"{here}.sites:simulate", shards, ask.simulate),
+            StagePlan("prepare", f"{here}.sites:prepare", 1, ask.prepare),
+        ]
     work, members = f"{here}.training:train", config.members
     if config.search.adaptive:
         require_optuna()
         work = f"{here}.searching:search"
         members = min(config.search.workers, config.search.trials)
     return [
-        StagePlan("simulate", f"{here}.sites:simulate", shards, ask.simulate),
-        StagePlan("prepare", f"{here}.sites:prepare", 1, ask.prepare),
+        *sites,
         StagePlan("train", work, members, ask.train),
         StagePlan("collect", f"{here}.collection:collect", 1, ask.collect, "end"),
     ]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jobs.lstm.evaluation import SHARES_OF, Arrays, free_run
+from jobs.lstm.evaluation import SHARES_OF, Arrays, free_run, with_baseline
 from jobs.lstm.samples import Samples
 from kernels.lstm import StaticDynamicLSTM
 from pipelines.fluxes.forecasts import cut, forecast_windows
@@ -23,7 +23,8 @@ def drifted(network: StaticDynamicLSTM, samples: Samples) -> Arrays:
         windows = forecast_windows(samples.split.test, past, ends[-1])
         where = windows[np.unique(windows[:, 0], return_index=True)[1]]
         outputs, _ = free_run(network, samples, where, ends[-1])
-        predicted, observed = outputs.double().numpy(), cut(records.fluxes, where, past, ends[-1])
+        predicted = with_baseline(outputs, samples, where).double().numpy()
+        observed = cut(records.fluxes, where, past, ends[-1])
         nep = FLUXES.index("nep")
         for n, flux in enumerate(SHARES_OF):
             passed = observed[..., FLUXES.index(flux)]

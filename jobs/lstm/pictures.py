@@ -41,8 +41,8 @@ class Series:
     predicted: Array
 
 
-def series_panels(series: Sequence[Series], fluxes: Sequence[str]) -> Figure:
-    """Draw a column a site and a row a flux."""
+def series_panels(series: Sequence[Series], fluxes: Sequence[str], truth: str) -> Figure:
+    """Draw a column a site and a row a flux; ``truth`` is where the observed ones are from."""
     figure = new_figure(4.2 * len(series), 1.7 * len(fluxes) + 0.5)
     axes = figure.subplots(len(fluxes), len(series), squeeze=False, sharex="col")
     for column, one in enumerate(series):
@@ -56,20 +56,21 @@ def series_panels(series: Sequence[Series], fluxes: Sequence[str]) -> Figure:
         ticks = one.days[[0, len(one.days) // 2]]
         axes[-1, column].set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
     handles = [
-        Line2D([], [], color=MUTED, label=f"process model, {_UNIT}"),
+        Line2D([], [], color=MUTED, label=f"{truth}, {_UNIT}"),
         Line2D([], [], color=PALETTE[1], label="network, free-running"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
-def scatter_panels(observed: Array, predicted: Array, fluxes: Sequence[str]) -> Figure:
+def scatter_panels(observed: Array, predicted: Array, fluxes: Sequence[str], truth: str) -> Figure:
     """Draw predicted against observed for each flux, as counts in hexagons.
 
     Args:
         observed: (N, F).
         predicted: (N, F).
         fluxes: Their names.
+        truth: Where the observed ones are from.
     """
     figure = new_figure(2.9 * len(fluxes), 3.1)
     for ax, flux, x, y in zip(
@@ -81,7 +82,7 @@ def scatter_panels(observed: Array, predicted: Array, fluxes: Sequence[str]) -> 
             x, y, gridsize=45, bins="log", mincnt=1, cmap="viridis", extent=(low, high, low, high)
         )
         ax.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
-        finish_axes(ax, f"{label(flux)}, process model", "network")
+        finish_axes(ax, f"{label(flux)}, {truth}", "network")
     return figure
 
 

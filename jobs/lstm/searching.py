@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from cluster import Attempt, Member
 from jobs.lstm.config import LstmConfig
 from jobs.lstm.evaluation import commit, layout
 from jobs.lstm.samples import Samples
-from jobs.lstm.sites import sites_path
+from jobs.lstm.sites import read_records
 from jobs.lstm.training import keep, trainer_of
 from jobs.outputs import tracker
 from pipelines.config import ConfigError
-from pipelines.fluxes import FluxError, read_sites
+from pipelines.fluxes import FluxError, FluxRecords
 from pipelines.search import Trial, read_space
 from pipelines.search.study import Epochs, Study
 from pipelines.search.working import HopelessError, Worker
@@ -72,6 +73,11 @@ class Task:
     def __init__(self, config: LstmConfig, member: Member, attempt: Attempt) -> None:
         self.config, self.run, self.attempt = config, member.run, attempt
 
+    @cached_property
+    def records(self) -> FluxRecords:
+        """Of all sites."""
+        return read_records(self.config, self.run)
+
     def begin(self, trial: Trial) -> "Training":
         """Start to train a trial's network.
 
@@ -82,7 +88,7 @@ class Task:
         make_deterministic(self.config.resources.train.cpus, seed)
         try:
             mine = self.config.at_point(trial.point)
-            samples = Samples(mine, read_sites(sites_path(self.run)))
+            samples = Samples(mine, self.records)
             return Training(self.config, samples, seed, self._member(trial), self.attempt)
         except (ConfigError, FluxError) as error:
             raise HopelessError(str(error)) from error
@@ -95,9 +101,11 @@ class Task:
     def leave(self, trial: Trial, why: str) -> None:
         """Commit that it was not tested."""
         untested = {
-            spec.name: np.full(spec.shape, np.nan, np.float32) for spec in layout(self.config)
+            spec.name: np.full(spec.shape, np.nan, np.float32)
+            for spec in layout(self.config, self.records)
         }
-        commit(self.config, self._member(trial), self.attempt, untested, {"untested": why})
+        told = {"untested": why}
+        commit(self.config, self._member(trial), self.attempt, self.records, untested, told)
 
     def _member(self, trial: Trial) -> Member:
         return trial_member(self.run, trial.number)

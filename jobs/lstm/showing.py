@@ -9,6 +9,7 @@ import numpy as np
 from jobs.collecting import save_picture, stored
 from jobs.lstm.collection import Collected, Tested, point_name
 from jobs.lstm.comparing import MARGIN, Comparison
+from jobs.lstm.comparison import compare
 from jobs.lstm.evaluation import METHODS, SHARES_OF
 from jobs.lstm.pictures import (
     Series,
@@ -20,11 +21,19 @@ from jobs.lstm.pictures import (
 )
 from pipelines.figures import LossCurve, loss_curves
 from pipelines.fluxes.scores import SCORES, Interval, over_seeds, skill
-from pipelines.fluxes.simulation import FLUXES, STATIC
 from pipelines.report import Fact, Picture, Section, Table
 
 #: Kinds of split, in words.
-KINDS = {"site": "unseen sites", "time": "later years", "warm_site": "sites known for a while"}
+KINDS = {
+    "site": "unseen sites",
+    "time": "later years",
+    "warm_site": "sites known for a while",
+    "dates": "later days",
+}
+
+
+#: Where the fluxes are from that are predicted: simulated, or measured.
+TRUTHS = {False: "process model", True: "tower"}
 
 
 def section(
@@ -36,23 +45,25 @@ def section(
         f"{len(found.members)} networks, tested free-running over "
         f"{found.config.evaluation.horizon} days; for each split the one with the best validation "
         "is shown. Scores are medians over sites.",
-        [_fact(kind, scores) for kind in found.best],
+        [_fact(kind, member.fluxes, scores) for kind, member in found.best.items()],
         list(_pictures(found)),
-        [
-            _scores_table(found),
-            _references_table(found),
-            *_drift(found),
-            *_comparisons_table(comparisons),
-            _members_table(found),
-        ],
+        list(_tables(found, comparisons)),
     )
 
 
-def _fact(kind: str, scores: Mapping[str, float]) -> Fact:
+def _fact(kind: str, fluxes: Sequence[str], scores: Mapping[str, float]) -> Fact:
     def line(prefix: str) -> str:
-        return ", ".join(f"{label(f)} {scores[f'{prefix}_{f}_nse']:.3f}" for f in FLUXES)
+        return ", ".join(f"{label(f)} {scores[f'{prefix}_{f}_nse']:.3f}" for f in fluxes)
 
     return Fact(f"NSE on {KINDS[kind]}", line(kind), f"climatology: {line(f'{kind}_climatology')}")
+
+
+def _tables(found: Collected, comparisons: Sequence[Comparison]) -> Iterator[Table]:
+    yield _scores_table(found)
+    yield _methods_table(found) if found.config.data.measured else _references_table(found)
+    yield from _drift(found)
+    yield from _comparisons_table(comparisons)
+    yield _members_table(found)
 
 
 def _scores_table(found: Collected) -> Table:
@@ -60,7 +71,7 @@ def _scores_table(found: Collected) -> Table:
     rows: list[list[object]] = []
     for point, members in found.by_point:
         name = point_name(point)
-        for n, flux in enumerate(FLUXES):
+        for n, flux in enumerate(found.records.flux_names):
             nse = [member.spread("nse") for member in members]
             p10 = over_seeds([spread.p10[n] for spread in nse]).mean
             p90 = over_seeds([spread.p90[n] for spread in nse]).mean
@@ -82,7 +93,7 @@ def _references_table(found: Collected) -> Table:
     for kind, member in found.best.items():
         for method in METHODS[1:]:
             spread = member.spread("nse", method)
-            for n, flux in enumerate(FLUXES):
+            for n, flux in enumerate(found.records.flux_names):
                 numbers = [_short(float(part[n])) for part in spread]
                 rows.append([KINDS[kind], method, label(flux), *numbers])
     caption = (
@@ -132,6 +143,19 @@ def _drift(found: Collected) -> Iterator[Table]:
             yield Table("Drift of NEP", ["Year", *parts], rows, caption)
 
 
+def _methods_table(found: Collected) -> Table:
+    rows = [
+        [KINDS[line.kind], line.method, line.hears, *map(_interval, line.nse)]
+        for line in compare(found)
+    ]
+    caption = (
+        "NSE, medians over sites, all on the same days; of several networks the mean, ± half of "
+        "its 95 % interval over seeds (Student). Who hears the day before has an easier question."
+    )
+    fluxes = map(label, found.records.flux_names)
+    return Table("Comparison", ["Test on", "Method", "Knows fluxes until", *fluxes], rows, caption)
+
+
 def _members_table(found: Collected) -> Table:
     rows = []
     for member in found.members:
@@ -143,9 +167,11 @@ def _members_table(found: Collected) -> Table:
         facts = [_short(member.mass_residual), member.parameters, _short(member.milliseconds)]
         validation = _short(member.validation)
         rows.append([member.index, name, seed, validation, *nse, *drift, *facts, last["skipped"]])
-    columns = ["Member", "Point", "Seed", "Validation", *(f"NSE {label(f)}" for f in FLUXES)]
-    columns += ["NEP bias", "p10", "p90", "Mass residual", "Parameters", "ms a step", "Skipped"]
-    caption = "The bias of NEP is that of a year, gC m⁻² a⁻¹, over sites; the residual is per day."
+    nse_of = [f"NSE {label(flux)}" for flux in found.records.flux_names]
+    columns = ["Member", "Point", "Seed", "Validation", *nse_of]
+    columns += [f"{label(found.members[0].net)} bias", "p10", "p90"]
+    columns += ["Mass residual", "Parameters", "ms a step", "Skipped"]
+    caption = "The bias is that of a year, gC m⁻² a⁻¹, over sites; the residual is per day."
     return Table("Members", columns, rows, caption)
 
 
@@ -176,19 +202,21 @@ def _pictures(found: Collected) -> Iterator[Picture]:
 def _of_split(found: Collected, kind: str, member: Tested) -> Iterator[Picture]:
     predicted = np.asarray(stored(found.run, "predictions", member.index), np.float64)
     observed = found.records.fluxes
+    fluxes, truth = found.records.flux_names, TRUTHS[found.config.data.measured]
     where, name = KINDS[kind], point_name(member.point)
     yield save_picture(
         found.run,
         f"series-{kind}",
-        series_panels(_series(found, member, predicted), FLUXES),
-        f"Test on {where}, {name}: sites from well to badly predicted, by the NSE of NEP.",
-        "Fluxes of sites over time, of the process model and of the network.",
+        series_panels(_series(found, member, predicted), fluxes, truth),
+        f"Test on {where}, {name}: sites from well to badly predicted, by the NSE of "
+        f"{label(member.net)}.",
+        f"Fluxes of sites over time, of the {truth} and of the network.",
     )
-    known = np.isfinite(predicted).all(axis=-1)
+    known = (np.isfinite(predicted) & np.isfinite(observed)).all(axis=-1)
     yield save_picture(
         found.run,
         f"scatter-{kind}",
-        scatter_panels(observed[known], predicted[known], FLUXES),
+        scatter_panels(observed[known], predicted[known], fluxes, truth),
         f"Test on {where}, {name}: all test days of all test sites, gC m⁻² d⁻¹.",
         "Predicted against observed fluxes, one panel a flux.",
     )
@@ -197,7 +225,7 @@ def _of_split(found: Collected, kind: str, member: Tested) -> Iterator[Picture]:
     yield save_picture(
         found.run,
         f"skill-{kind}",
-        skill_panels(skills, FLUXES),
+        skill_panels(skills, fluxes),
         f"Test on {where}, {name}: share of the reference's squared error that is saved.",
         "Skill against climatology and persistence over the days of a forecast.",
     )
@@ -205,7 +233,7 @@ def _of_split(found: Collected, kind: str, member: Tested) -> Iterator[Picture]:
 
 def _series(found: Collected, member: Tested, predicted: Any) -> list[Series]:
     """Sites at even steps of their rank, with the days that are predicted."""
-    nse = member.scores[0, 0, :, FLUXES.index("nep")]
+    nse = member.scores[0, 0, :, member.fluxes.index(member.net)]
     ranked = np.argsort(-nse)[: np.isfinite(nse).sum()]
     most = min(found.config.evaluation.sites, len(ranked))
     places = np.linspace(0.1, 0.9, most) if most > 2 else np.linspace(0, 1, most)
@@ -233,7 +261,7 @@ def _attention(found: Collected) -> Iterator[Picture]:
             yield save_picture(
                 found.run,
                 "attention",
-                attention_map(weights, STATIC, found.config.windows.context),
+                attention_map(weights, found.records.static_names, found.config.windows.context),
                 f"{name}: what it attends to in the first test window.",
                 "Attention weights of static features over the days of a window.",
             )

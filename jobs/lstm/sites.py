@@ -13,6 +13,9 @@ from pipelines.fluxes import (
     SiteRun,
     Split,
     plan_sites,
+    read_sites,
+    read_towers,
+    split_dates,
     split_sites,
     split_time,
     split_warm_sites,
@@ -24,6 +27,21 @@ from pipelines.plan import identity
 def sites_path(run: Path) -> Path:
     """Where the sites lie in the run directory."""
     return run / "data" / "sites.zarr"
+
+
+def records_path(config: LstmConfig, run: Path) -> Path:
+    """Where what all members read lies: the sites, or the towers."""
+    return run / "data" / "towers.zarr" if config.data.measured else sites_path(run)
+
+
+def read_records(config: LstmConfig, run: Path) -> FluxRecords:
+    """Read what stage ``prepare`` sealed.
+
+    Raises:
+        FluxError: It is not there, or not sealed.
+    """
+    read = read_towers if config.data.measured else read_sites
+    return read(records_path(config, run))
 
 
 def simulate(config: LstmConfig, member: Member, attempt: Attempt) -> str:
@@ -53,8 +71,11 @@ def split_of(config: LstmConfig, records: FluxRecords) -> Split:
     if ask.kind == "time":
         validation, test = (str(days[cut]) for cut in ask.cuts(len(days)))
         return split_time(sites, days, validation, test)
+    if ask.kind == "dates":
+        return split_dates(sites, days, str(ask.train_until), str(ask.test_from))
     if ask.kind == "warm_site":
-        warm_until = f"{config.sites.first_year + ask.warm_years}-01-01"
+        first_year = int(str(days[0])[:4])
+        warm_until = f"{first_year + ask.warm_years}-01-01"
         return split_warm_sites(sites, days, shares, warm_until, config.seed)
     return split_sites(sites, days, shares, config.seed)
 
@@ -66,11 +87,12 @@ def deviations(config: LstmConfig, records: FluxRecords, split: Split) -> NDArra
     et al. 2019, doi:10.5194/hess-23-5089-2019). Sites without a training day, which are validated
     on, take the deviation over all sites.
     """
-    pooled = records.fluxes[split.training].std(axis=0)
+    pooled = np.nanstd(records.fluxes[split.training], axis=0)
     found = np.tile(pooled, (len(records.sites), 1))
     if config.objective.deviation == "site":
-        trained = split.training.any(axis=1)
-        for site in np.flatnonzero(trained):
+        for site in np.flatnonzero(split.training.any(axis=1)):
             days = records.fluxes[site, split.training[site]]
-            found[site] = days.std(axis=0) + config.objective.floor * pooled
+            known = np.isfinite(days).any(axis=0)
+            own = np.nanstd(days[:, known], axis=0)
+            found[site, known] = own + config.objective.floor * pooled[known]
     return found

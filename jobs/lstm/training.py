@@ -4,6 +4,7 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cluster import Attempt, Member
@@ -11,11 +12,11 @@ from jobs.lstm.config import LstmConfig
 from jobs.lstm.drift import drifted
 from jobs.lstm.evaluation import commit, free_run, tested
 from jobs.lstm.samples import Batch, Samples
-from jobs.lstm.sites import sites_path
+from jobs.lstm.sites import read_records
 from jobs.outputs import publish_weights, resume, tracker, weights_path
 from kernels.lstm import FluxScale, LSTMSettings, StaticDynamicLSTM, scheduled_ratio
-from pipelines.fluxes import FluxError, FluxRecords, Normalizer, read_sites, windows
-from pipelines.fluxes.forecasts import Windows, forecast_windows
+from pipelines.fluxes import FluxError, FluxRecords, Normalizer, windows
+from pipelines.fluxes.forecasts import Windows, cut, forecast_windows
 from pipelines.seeds import derived_seed, generator
 from pipelines.training.guard import Guard, Note
 from pipelines.training.loop import Trainer, make_deterministic
@@ -37,7 +38,8 @@ class Forecasting:
         self.samples, self.seed, self.network = samples, seed, network
         self.config = samples.config
         ask, split = self.config.windows, samples.split
-        self.windows = windows(split.training, ask.context, ask.horizon, ask.stride)
+        found = windows(split.training, ask.context, ask.horizon, ask.stride)
+        self.windows = found[self._judged(found, ask.horizon)]
         if len(self.windows) < self.config.training.batch:
             raise FluxError(
                 f"training.batch is {self.config.training.batch}, but there are "
@@ -45,7 +47,16 @@ class Forecasting:
             )
         ahead = self.config.evaluation.horizon
         held_out = forecast_windows(split.validation, ask.context, ahead)
+        held_out = held_out[self._judged(held_out, ahead)]
+        if not len(held_out):
+            raise FluxError("no flux is known on the days for validation; split elsewhere")
         self.validation = thinned(held_out, self.config.evaluation.validation)
+
+    def _judged(self, where: Windows, horizon: int) -> NDArray[np.bool_]:
+        """Windows with a flux to compare with on one of their predicted days at least."""
+        known = np.isfinite(self.samples.records.fluxes)
+        found = cut(known, where, self.config.windows.context, horizon)
+        return np.asarray(found.any(axis=(1, 2)))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -101,9 +112,14 @@ class Forecasting:
 
 
 def scaled_errors(outputs: Tensor, truth: Batch, context: int) -> Tensor:
-    """Mean squares of the errors of predicted days (B, horizon, F), in deviations: (B)."""
+    """Mean squares of the errors of predicted days (B, horizon, F), in deviations: (B).
+
+    Gaps in the truth do not count; a window of nothing else is zero.
+    """
+    known = truth.known[:, context:]
     error = (outputs - truth.fluxes[:, context:]) / truth.deviation.unsqueeze(1)
-    return error.square().mean(dim=(1, 2))
+    squares = torch.where(known, error.square(), 0.0).sum(dim=(1, 2))
+    return squares / known.sum(dim=(1, 2)).clamp_min(1)
 
 
 def thinned(found: Windows, most: int) -> Windows:
@@ -120,6 +136,8 @@ def untrained(
     if config.network.variant.startswith("attention_film_"):
         modulation = config.network.variant.removeprefix("attention_film_")
         values |= {"variant": "attention_film", "modulation": modulation}
+    if config.objective.baseline != "none" and config.network.head == "exchange":
+        values |= {"head": "anomaly"}  # what is left of a flux may be negative
     settings = LSTMSettings(
         dynamic=len(records.dynamic_names),
         static=len(records.static_names),
@@ -136,7 +154,7 @@ def train(config: LstmConfig, member: Member, attempt: Attempt) -> dict[str, flo
     mine = config.member_config(member.index)
     seed = derived_seed(config.seed, "train", config.seed_number(member.index))
     make_deterministic(config.resources.train.cpus, seed)
-    samples = Samples(mine, read_sites(sites_path(member.run)))
+    samples = Samples(mine, read_records(mine, member.run))
     with tracker(config.tracking, config, member, attempt) as tracking:
         trainer = trainer_of(samples, seed, member, tracking.record, attempt)
         resume(attempt, trainer, tracking)
@@ -177,7 +195,7 @@ def keep(
     samples.normalizer.save(weights_path(member.run, member.index).with_suffix(".json"))
     parameters = sum(parameter.numel() for parameter in final.parameters())
     found = tested(final, samples) | drifted(final, samples)
-    commit(config, member, attempt, found, {"parameters": parameters})
+    commit(config, member, attempt, samples.records, found, {"parameters": parameters})
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -3,7 +3,9 @@
 from kernels.lstm.adding import AddingNetwork, AddingSettings, adding_batch
 from kernels.lstm.feedback import scheduled_ratio
 from kernels.lstm.heads import (
+    AnomalyHead,
     CarbonHead,
+    ExchangeHead,
     FluxScale,
     LinearHead,
     SiteTerms,
@@ -18,8 +20,10 @@ from kernels.lstm.settings import LSTMSettings, Modulation, Variant
 __all__ = [
     "AddingNetwork",
     "AddingSettings",
+    "AnomalyHead",
     "CarbonHead",
     "Engine",
+    "ExchangeHead",
     "FluxScale",
     "LSTMSettings",
     "LinearHead",

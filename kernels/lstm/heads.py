@@ -1,6 +1,6 @@
 """From hidden states to predicted values."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ class LinearHead(nn.Linear):
 
 
 class FluxScale(NamedTuple):
-    """Mean and standard deviation of GPP, NPP, NEP and Rh over the training data, (4) each, in
+    """Mean and standard deviation of the fluxes of a head over the training data, (F) each, in
     the units of the targets (g C per square meter and day, say)."""
 
     mean: Tensor
@@ -24,10 +24,10 @@ class FluxScale(NamedTuple):
 
 
 class SiteTerms(NamedTuple):
-    """How the carbon head's sites differ.
+    """How the sites of a head of fluxes differ.
 
     Attributes:
-        levels: Of GPP, CUE and Rh, (B, 3).
+        levels: Of GPP, CUE and Rh, (B, 3), for the carbon head.
         modulation: Scale, less one, and shift of its hidden units, (B, 2 W).
     """
 
@@ -39,8 +39,67 @@ ALIKE = SiteTerms()
 """Sites that do not differ."""
 
 
-class CarbonHead(nn.Module):
-    r"""Carbon fluxes that add up.
+class FluxHead(nn.Module):
+    """Fluxes of which some are computed from the others, so that they add up.
+
+    Outputs and targets are in physical units; losses should divide by the deviations.
+
+    A hidden layer (SiLU) between the state and what the network predicts is scaled and shifted by
+    what is given of the sites (FiLM).
+
+    Args:
+        hidden: H.
+        scale: Of the training data; unit fluxes if not given. Kept with the weights.
+        width: W, of the hidden layer, or 0 for none.
+
+    Raises:
+        ValueError: The scale is not that of these fluxes, or a deviation is not positive.
+    """
+
+    #: The outputs, in order.
+    fluxes: ClassVar[tuple[str, ...]]
+    #: How many values the network predicts.
+    predicted: ClassVar[int]
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, hidden: int, scale: FluxScale | None = None, width: int = 0) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden, width) if width else None
+        self.linear = nn.Linear(width or hidden, self.predicted)
+        self.register_buffer("mean", torch.zeros(len(self.fluxes)))
+        self.register_buffer("deviation", torch.ones(len(self.fluxes)))
+        if scale is not None:
+            self.set_scale(scale)
+
+    def set_scale(self, scale: FluxScale) -> None:
+        """Take the scale of the training data, in the order of ``fluxes``."""
+        shapes = {scale.mean.shape, scale.deviation.shape}
+        if shapes != {self.mean.shape} or scale.deviation.min() <= 0:
+            raise ValueError(
+                f"expected the means and positive deviations of {', '.join(self.fluxes)}, found "
+                f"{scale.mean.tolist()} and {scale.deviation.tolist()}"
+            )
+        self.mean.copy_(scale.mean)
+        self.deviation.copy_(scale.deviation)
+
+    def normalize(self, y: Tensor) -> Tensor:
+        """What the recurrence hears of fluxes y (..., F): standardized."""
+        return (y - self.mean) / self.deviation
+
+    def _values(self, hidden: Tensor, site: SiteTerms) -> Tensor:
+        """Hidden states (..., B, H) to what the network predicts, (..., B, predicted)."""
+        if self.inner is None:
+            return cast(Tensor, self.linear(hidden))
+        sums = self.inner(hidden)
+        if site.modulation is not None:
+            scale, shift = site.modulation.chunk(2, dim=-1)
+            sums = sums * (1 + scale) + shift
+        return cast(Tensor, self.linear(functional.silu(sums)))
+
+
+class CarbonHead(FluxHead):
+    r"""Carbon fluxes of plants and soil.
 
     The network predicts gross primary production, the share of it that the plants keep
     (carbon-use efficiency, CUE), and heterotrophic respiration:
@@ -53,46 +112,18 @@ class CarbonHead(nn.Module):
         \mathrm{NEP} = \mathrm{NPP} - \mathrm{Rh}
 
     The levels l of a site are zero unless they are given. Linear in static features that are
-    logarithms they are a power law, such as respiration is of a pool and its turnover. A hidden
-    layer (SiLU) between the state and a, b, r is scaled and shifted by what is given (FiLM).
+    logarithms they are a power law, such as respiration is of a pool and its turnover.
 
     GPP, NPP and Rh are never negative, NPP never exceeds GPP, and the last line holds to the
-    last bit. Outputs and targets are in physical units; losses should divide by the deviations.
-
-    Args:
-        hidden: H.
-        scale: Of the training data; unit fluxes if not given. Kept with the weights.
-        width: W, of the hidden layer, or 0 for none.
-
-    Raises:
-        ValueError: The scale is not that of four fluxes, or a deviation is not positive.
+    last bit.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, hidden: int, scale: FluxScale | None = None, width: int = 0) -> None:
-        super().__init__()
-        self.inner = nn.Linear(hidden, width) if width else None
-        self.linear = nn.Linear(width or hidden, 3)
-        self.register_buffer("mean", torch.zeros(4))
-        self.register_buffer("deviation", torch.ones(4))
-        if scale is not None:
-            self.set_scale(scale)
-
-    def set_scale(self, scale: FluxScale) -> None:
-        """Take the scale of the training data (GPP, NPP, NEP, Rh)."""
-        if scale.mean.shape != (4,) or scale.deviation.shape != (4,) or scale.deviation.min() <= 0:
-            raise ValueError(
-                "expected the means and positive deviations of GPP, NPP, NEP and Rh, found "
-                f"{scale.mean.tolist()} and {scale.deviation.tolist()}"
-            )
-        self.mean.copy_(scale.mean)
-        self.deviation.copy_(scale.deviation)
+    fluxes = ("GPP", "NPP", "NEP", "Rh")
+    predicted = 3
 
     def forward(self, hidden: Tensor, site: SiteTerms = ALIKE) -> Tensor:
         """Hidden states (..., B, H) to GPP, NPP, NEP and Rh, (..., B, 4)."""
-        a, b, r = self.linear(self._look(hidden, site)).unbind(-1)
+        a, b, r = self._values(hidden, site).unbind(-1)
         gpp_scale, rh_scale = self.deviation[0], self.deviation[3]
         if site.levels is not None:
             gpp_level, cue_level, rh_level = site.levels.unbind(-1)
@@ -103,25 +134,54 @@ class CarbonHead(nn.Module):
         rh = functional.softplus(r) * rh_scale
         return torch.stack((gpp, npp, npp - rh, rh), dim=-1)
 
-    def _look(self, hidden: Tensor, site: SiteTerms) -> Tensor:
-        if self.inner is None:
-            return hidden
-        sums = self.inner(hidden)
-        if site.modulation is not None:
-            scale, shift = site.modulation.chunk(2, dim=-1)
-            sums = sums * (1 + scale) + shift
-        return functional.silu(sums)
 
-    def normalize(self, y: Tensor) -> Tensor:
-        """What the recurrence hears of fluxes y (..., 4): standardized."""
-        return (y - self.mean) / self.deviation
+class ExchangeHead(FluxHead):
+    r"""Carbon fluxes as towers have them: NEE is RECO - GPP to the last bit.
+
+    .. math::
+        \mathrm{GPP} = s_G \log(1 + e^a), \quad \mathrm{RECO} = s_R \log(1 + e^r), \quad
+        \mathrm{NEE} = \mathrm{RECO} - \mathrm{GPP}
+    """
+
+    fluxes = ("GPP", "RECO", "NEE")
+    predicted = 2
+
+    def forward(self, hidden: Tensor, site: SiteTerms = ALIKE) -> Tensor:
+        """Hidden states (..., B, H) to GPP, RECO and NEE, (..., B, 3)."""
+        values = functional.softplus(self._values(hidden, site))
+        gpp, reco = (values * self.deviation[:2]).unbind(-1)
+        return torch.stack((gpp, reco, reco - gpp), dim=-1)
 
 
-Head = LinearHead | CarbonHead
+class AnomalyHead(FluxHead):
+    """What is left of GPP, RECO and NEE, of either sign: NEE is RECO - GPP to the last bit.
+
+    Added to forecasts that add up themselves, those of a linear regression say, it keeps the sum.
+    """
+
+    fluxes = ("GPP", "RECO", "NEE")
+    predicted = 2
+
+    def forward(self, hidden: Tensor, site: SiteTerms = ALIKE) -> Tensor:
+        """Hidden states (..., B, H) to anomalies of GPP, RECO and NEE, (..., B, 3)."""
+        gpp, reco = (self._values(hidden, site) * self.deviation[:2]).unbind(-1)
+        return torch.stack((gpp, reco, reco - gpp), dim=-1)
+
+
+Head = LinearHead | FluxHead
+FLUX_HEADS: dict[str, type[FluxHead]] = {
+    "carbon": CarbonHead,
+    "exchange": ExchangeHead,
+    "anomaly": AnomalyHead,
+}
 
 
 def mass_residual(fluxes: Tensor) -> Tensor:
-    """|NEP - (NPP - Rh)| of fluxes (..., 4) in the order GPP, NPP, NEP, Rh: (...)."""
+    """How far fluxes do not add up, (...): |NEP - (NPP - Rh)| of the four of :class:`CarbonHead`,
+    |NEE - (RECO - GPP)| of the three of :class:`ExchangeHead`, (..., F)."""
+    if fluxes.shape[-1] == len(ExchangeHead.fluxes):
+        gpp, reco, nee = fluxes.unbind(-1)
+        return (nee - (reco - gpp)).abs()
     _, npp, nep, rh = fluxes.unbind(-1)
     return (nep - (npp - rh)).abs()
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kernels.lstm.engines import run
 from kernels.lstm.feedback import Coin, Feedback, flip_coins
-from kernels.lstm.heads import CarbonHead, FluxScale, Head, LinearHead
+from kernels.lstm.heads import FLUX_HEADS, FluxScale, Head, LinearHead
 from kernels.lstm.planner import Engine, Hears, Plan, Situation, plan
 from kernels.lstm.recurrence import Recurrence
 from kernels.lstm.settings import LSTMSettings
@@ -57,7 +57,7 @@ class StaticDynamicLSTM(nn.Module):
 
     Args:
         settings: Sizes and choices.
-        scale: Of the training data, for the carbon head.
+        scale: Of the training data, for a head of fluxes.
     """
 
     def __init__(self, settings: LSTMSettings, scale: FluxScale | None = None) -> None:
@@ -67,9 +67,9 @@ class StaticDynamicLSTM(nn.Module):
         self.statics = StaticNetwork(settings)
         self.recurrence = Recurrence(settings)
         self.head: Head = (
-            CarbonHead(settings.hidden, scale, settings.head_hidden)
-            if settings.head == "carbon"
-            else LinearHead(settings.hidden, settings.outputs)
+            LinearHead(settings.hidden, settings.outputs)
+            if settings.head == "linear"
+            else FLUX_HEADS[settings.head](settings.hidden, scale, settings.head_hidden)
         )
 
     def forward(

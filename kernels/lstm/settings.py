@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from kernels.lstm.heads import FLUX_HEADS
+
 Variant = Literal[
     "none",
     "concat",
@@ -45,7 +47,8 @@ class LSTMSettings:
         static_norm: Batch normalization in the static network.
         autoregressive: The output of the step before is an input.
         dropout: Probability that a hidden unit is hidden from the head, one draw a sequence.
-        head: ``carbon`` predicts GPP, NPP, NEP and Rh that add up.
+        head: ``carbon`` predicts GPP, NPP, NEP and Rh that add up, ``exchange`` GPP, RECO and NEE,
+            ``anomaly`` what a forecast of these leaves.
         head_hidden: Width of a hidden layer in the carbon head, which the static features scale and
             shift, or 0 for none.
         site_levels: With the carbon head, the static features also set how large a site's GPP and
@@ -73,7 +76,7 @@ class LSTMSettings:
     static_norm: bool = False
     autoregressive: bool = False
     dropout: float = 0.0
-    head: Literal["linear", "carbon"] = "linear"
+    head: Literal["linear", "carbon", "exchange", "anomaly"] = "linear"
     head_hidden: int = 0
     site_levels: bool = False
 
@@ -93,9 +96,11 @@ class LSTMSettings:
             raise ValueError(f"longest: expected 0 or more than 2 steps, found {self.longest}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected 0 <= p < 1, found {self.dropout}")
-        if self.head == "carbon" and self.outputs != 4:
+        if self.head != "linear" and self.outputs != len(FLUX_HEADS[self.head].fluxes):
+            named = FLUX_HEADS[self.head].fluxes
             raise ValueError(
-                f"the carbon head has 4 outputs (GPP, NPP, NEP, Rh), found {self.outputs}"
+                f"the {self.head} head has {len(named)} outputs ({', '.join(named)}), found "
+                f"{self.outputs}"
             )
         if self.head_hidden < 0:
             raise ValueError(f"head_hidden: expected 0 or more, found {self.head_hidden}")

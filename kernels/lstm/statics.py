@@ -62,7 +62,9 @@ class StaticNetwork(nn.Module):
         super().__init__()
         self.hidden = settings.hidden
         trunk = settings.initial_state or settings.embeds or settings.reads_sites
-        self.trunk = nn.Sequential(*_hidden_layers(settings)) if trunk else None
+        # Drawn in any case: what a seed makes of the weights after it stays the same.
+        layers = nn.Sequential(*_hidden_layers(settings))
+        self.trunk = layers if trunk else None
         width = settings.static_hidden
         self.to_state = nn.Linear(width, 2 * settings.hidden) if settings.initial_state else None
         self.to_embedding = nn.Linear(width, settings.embedding) if settings.embeds else None

@@ -9,8 +9,16 @@ from pipelines.fluxes.eddy import Findings, Measured, read_tower
 from pipelines.fluxes.normalization import Normalizer, Scale
 from pipelines.fluxes.records import FluxError, FluxRecords
 from pipelines.fluxes.simulation import SimulatedSites, SiteRun, simulate_sites
-from pipelines.fluxes.splits import Split, split_sites, split_time, split_warm_sites, windows
+from pipelines.fluxes.splits import (
+    Split,
+    split_dates,
+    split_sites,
+    split_time,
+    split_warm_sites,
+    windows,
+)
 from pipelines.fluxes.storage import plan_sites, read_sites, write_sites
+from pipelines.fluxes.towers import join_towers, read_towers, write_towers
 
 __all__ = [
     "CH_DAV",
@@ -26,14 +34,18 @@ __all__ = [
     "SimulatedSites",
     "SiteRun",
     "Split",
+    "join_towers",
     "plan_sites",
     "read_davos",
     "read_sites",
     "read_tower",
+    "read_towers",
     "simulate_sites",
+    "split_dates",
     "split_sites",
     "split_time",
     "split_warm_sites",
     "windows",
     "write_sites",
+    "write_towers",
 ]

@@ -8,6 +8,7 @@ from pipelines.fluxes.records import FluxError
 from pipelines.fluxes.tables import Table, shown
 
 Label = Literal["start", "middle", "end"]
+OPTIONAL = ("precipitation", "longwave", "soil_temperature", "soil_water", "nee_quality")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Columns:
         radiation: Incoming shortwave, W m-2.
         vapor_deficit: hPa.
         precipitation: mm in the interval; empty where there is none.
+        longwave: Incoming, W m-2; empty where there is none.
+        soil_temperature: Degrees Celsius; empty where there is none.
+        soil_water: Percent of volume; empty where there is none.
         nee: Net ecosystem exchange, positive where the ecosystem loses carbon: umol m-2 s-1 in
             half-hourly and hourly files, gC m-2 d-1 in daily ones.
         gpp: As ``nee``.
@@ -43,14 +47,16 @@ class Columns:
     nee_quality: str
     quality: Literal["fluxnet", "measured"] = "fluxnet"
     additive: bool = True
+    longwave: str = ""
+    soil_temperature: str = ""
+    soil_water: str = ""
 
     def present(self) -> dict[str, str]:
         """All columns that have a name: the meaning, and that name."""
         names = {
             "time": self.time,
             **self.required(),
-            "precipitation": self.precipitation,
-            "nee_quality": self.nee_quality,
+            **{what: getattr(self, what) for what in OPTIONAL},
         }
         return {what: name for what, name in names.items() if name}
 
@@ -75,6 +81,9 @@ FLUXNET = Columns(
     reco="RECO_NT_VUT_REF",
     nee_quality="NEE_VUT_REF_QC",
     additive=False,
+    longwave="LW_IN_F",
+    soil_temperature="TS_F_MDS_1",
+    soil_water="SWC_F_MDS_1",
 )
 # All of the median threshold: these add up.
 FLUXNET_USTAR50 = replace(
@@ -97,6 +106,8 @@ CH_DAV = Columns(
     reco="Reco_CUT_REF",
     nee_quality="NEE_CUT_REF_orig",
     quality="measured",
+    longwave="LW_IN",
+    soil_water="SWC_FF0_0.15_1",
 )
 CH_DAV_DAY = replace(CH_DAV, gpp="GPP_DT_CUT_REF", reco="Reco_DT_CUT_REF", additive=False)
 # Where FLUXNET's own column of times is absent: daily files have TIMESTAMP, NetCDF has time.
@@ -144,7 +155,7 @@ def choose_columns(table: Table, wanted: Columns, renamed: Mapping[str, str]) ->
             f"{table.path}: no column {shown(missing)}; there are {shown(table.names)}; "
             "name the ones to use with `renamed`"
         )
-    optional = [name for name in ("precipitation", "nee_quality") if getattr(columns, name)]
+    optional = [name for name in OPTIONAL if getattr(columns, name)]
     absent = tuple(name for name in optional if getattr(columns, name) not in table.names)
     unset: dict[str, Any] = dict.fromkeys(absent, "")
     return Chosen(replace(columns, **unset), absent)

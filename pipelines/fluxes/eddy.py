@@ -15,9 +15,11 @@ from pipelines.fluxes.daily import (
     good_share,
     radiation_noon,
 )
+from pipelines.fluxes.hours import hourly_responses
 from pipelines.fluxes.records import Days, FluxError, FluxRecords, season
 from pipelines.fluxes.tables import Array, as_numbers, open_table
 from pipelines.fluxes.timeline import MINUTES_A_DAY, Timeline, lay_out, parse_times
+from pipelines.fluxes.units import check_units
 
 FLUXES = ("gpp", "reco", "nee")
 _NOON = (10.5, 13.5)
@@ -113,8 +115,8 @@ def read_tower(
         shift_hours: To add to the file's times to reach local standard time.
 
     Raises:
-        FluxError: A column is missing or holds something else, times are irregular, or GPP is
-            not RECO - NEE to 0.001 where the columns are said to add up.
+        FluxError: A column is missing or holds something else, times are irregular, values are of
+            other units, or GPP is not RECO - NEE to 0.001 where the columns are said to add up.
     """
     table = open_table(path)
     chosen = choose_columns(table, columns, renamed or {})
@@ -137,6 +139,7 @@ def read_tower(
     }
     dynamic = _dynamic(filled, timeline)
     fluxes = _fluxes(filled, timeline)
+    check_units(path, dynamic, dict(zip(FLUXES, fluxes.T, strict=True)))
     records = FluxRecords(
         (site,),
         timeline.days,
@@ -175,6 +178,12 @@ def _dynamic(filled: dict[str, Filled], timeline: Timeline) -> dict[str, Array]:
     dynamic["vapor_deficit"] = filled["vapor_deficit"].values.mean(axis=1)
     if "precipitation" in filled:
         dynamic["precipitation"] = filled["precipitation"].values.sum(axis=1)
+    for name in ("longwave", "soil_temperature", "soil_water"):
+        if name in filled:
+            dynamic[name] = filled[name].values.mean(axis=1)
+    if timeline.step < MINUTES_A_DAY:
+        hours = (filled[name].values for name in ("temperature", "radiation", "vapor_deficit"))
+        dynamic |= hourly_responses(*hours)
     phase = season(timeline.days)
     return dynamic | {"season_sine": phase[:, 0], "season_cosine": phase[:, 1]}
 

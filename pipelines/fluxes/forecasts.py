@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.fluxes.records import Array, FluxRecords, day_of_year
+from pipelines.fluxes.records import Array, Days, FluxRecords, day_of_year
 from pipelines.fluxes.splits import Mask, windows
 
 Windows = NDArray[np.int64]
@@ -44,30 +44,47 @@ def on_days(forecasts: Array, where: Windows, context: int, shape: tuple[int, in
 
 
 def persistence(fluxes: Array, where: Windows, context: int, horizon: int) -> Array:
-    """The last fluxes of the context, for all days of the horizon: (N, horizon, F)."""
-    return np.repeat(cut(fluxes, where, context - 1, 1), horizon, axis=1)
+    """The last fluxes of the context, for all days of the horizon: (N, horizon, F).
+
+    In a gap, each flux is the last one that is known; NaN where none is in the context.
+    """
+    past = cut(fluxes, where, 0, context)
+    known = np.isfinite(past)
+    last = np.where(known.any(axis=1), context - 1 - known[:, ::-1].argmax(axis=1), 0)
+    return np.repeat(np.take_along_axis(past, last[:, None], axis=1), horizon, axis=1)
+
+
+def lagged(fluxes: Array, days: int) -> Array:
+    """The fluxes so many days before, (S, T, F): NaN on the first days and after gaps."""
+    found = np.full_like(fluxes, np.nan)
+    found[:, days:] = fluxes[:, :-days]
+    return found
 
 
 def climatology(records: FluxRecords, training: Mask, half_window: int = 7) -> Array:
     """Each site's own seasonal cycle, (S, T, F).
 
     It is the mean by day of the year, over a window of days around it, of the site's days for
-    training. A site that has none takes all of its record: this reference then knows what no
-    forecast could, and is hard to beat. Days of the year without any data take the site's mean.
+    training on which the flux is known. A site that has none takes all of its record: this
+    reference then knows what no forecast could, and is hard to beat. Days of the year without any
+    data take the site's mean.
 
     Args:
         records: Of all sites.
         training: Days to learn from, (S, T).
         half_window: Days to each side.
     """
-    known = np.isfinite(records.fluxes).all(axis=-1)
-    source = np.where(training.any(axis=1, keepdims=True), training, True) & known
-    day = day_of_year(records.days).astype(np.int64) - 1
-    sums = np.zeros((_DAYS, *records.fluxes[:, 0].shape))
-    counts = np.zeros((_DAYS, len(records.sites), 1))
-    kept = np.where(source[..., None], records.fluxes, 0.0)
-    np.add.at(sums, day, kept.swapaxes(0, 1))
-    np.add.at(counts, day, source.T[..., None].astype(np.float64))
+    among = np.where(training.any(axis=1, keepdims=True), training, True)
+    return seasonal_cycle(records.fluxes, records.days, among, half_window)
+
+
+def seasonal_cycle(values: Array, days: Days, training: Mask, half_window: int = 7) -> Array:
+    """As :func:`climatology`, of any values (S, T, V); NaN where training knows nothing."""
+    source = training[..., None] & np.isfinite(values)
+    day = day_of_year(days).astype(np.int64) - 1
+    sums, counts = np.zeros((2, _DAYS, *values[:, 0].shape))
+    np.add.at(sums, day, np.where(source, values, 0.0).swapaxes(0, 1))
+    np.add.at(counts, day, source.swapaxes(0, 1).astype(np.float64))
     around = range(-half_window, half_window + 1)
     total, count = (sum(np.roll(each, n, axis=0) for n in around) for each in (sums, counts))
     whole = np.full(sums.shape[1:], np.nan)

@@ -64,6 +64,18 @@ def split_time(sites: Sequence[str], days: Days, validation: str, test: str) -> 
     return Split(*(np.outer(every_site, part) for part in parts))
 
 
+def split_dates(sites: Sequence[str], days: Days, train_until: str, test_from: str) -> Split:
+    """As :func:`split_time`, told by the last day for training and the first one for test.
+
+    The days between them are for validation.
+
+    Raises:
+        FluxError: A part would be empty.
+    """
+    validation = np.datetime64(train_until, "D") + 1
+    return split_time(sites, days, str(validation), test_from)
+
+
 def split_warm_sites(
     sites: Sequence[str], days: Days, shares: tuple[float, float], warm_until: str, seed: int
 ) -> Split:

@@ -16,6 +16,7 @@ from jobs.lstm.config import LstmConfig
 from jobs.outputs import weights_path
 from pipelines.fluxes import SiteRun, simulate_sites
 from pipelines.fluxes.scores import Interval
+from pipelines.fluxes.simulation import FLUXES
 from pipelines.report import load_sections
 
 SEEDS = 5
@@ -38,8 +39,8 @@ def _tested(
     value = score(mine.network.variant, mine.split.kind, config.seed_number(index))
     scores = np.full((3, 4, 2, 4), value)
     scores[:, :, 1] = np.nan  # a site that was not tested
-    point = config.point_of(index)
-    return collection.Tested(index, [], point, mine.split.kind, scores, 0.0, 0)
+    point, kind = config.point_of(index), mine.split.kind
+    return collection.Tested(index, [], point, kind, FLUXES, scores, 0.0, 0)
 
 
 def by_pair(found: collection.Collected) -> dict[tuple[str, str], Comparison]:

@@ -46,7 +46,7 @@ def test_the_whole_job_has_nine_variants_on_three_splits_from_five_seeds() -> No
     assert [config.seed_number(member) for member in (0, 4, 5, 134)] == [0, 4, 0, 4]
 
 
-@pytest.mark.parametrize("preset", ["full", "small", "sites", "smoke"])
+@pytest.mark.parametrize("preset", ["full", "small", "sites", "davos", "smoke"])
 def test_tracking_and_resources_continue_a_run(preset: str) -> None:
     config = resolved(preset=preset)
     same = resolved("tracking.tensorboard=true", "resources.train.time=10:00:00", preset=preset)
@@ -66,6 +66,9 @@ def test_days_are_cut_in_order_and_leap_years_count() -> None:
         ({"split": {"validation": 0.5, "test": 0.5}}, "leave a share for training"),
         ({"sites": {"count": 2, "per_shard": 1}}, "2 sites, 2 of them held out"),
         ({"network": {"longest": 2}}, "0 or more than 2 days"),
+        ({"network": {"head": "exchange"}}, "data.source=process_model: expected exchange or"),
+        ({"objective": {"baseline": "regression"}}, "with a baseline take linear"),
+        ({"split": {"kind": "dates"}}, "needs train_until, and test_from after it"),
         (
             {"split": {"kind": "time"}, "evaluation": {"horizon": 500}},
             "split.kind=time leaves 219 days for a window of test, which has 500",

@@ -206,6 +206,20 @@ def test_a_split_that_knows_its_sites_does_not_drift() -> None:
     assert drifted(work.network, objective("evaluation.drift_years=0").samples) == {}
 
 
+def test_a_network_that_corrects_nothing_drifts_as_the_regression() -> None:
+    plain = "network={variant: none, head: linear, head_hidden: 0, site_levels: false}"
+    work = objective("objective.baseline=regression", plain)
+    for parameter in work.network.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    baseline, tested = work.samples.baseline, work.samples.split.test.any(axis=1)
+    assert baseline is not None
+    found, past = drifted(work.network, work.samples)["nep_drift"], work.config.windows.context
+    for site in np.flatnonzero(tested):
+        fluxes = work.samples.records.fluxes[site, past : past + 365]
+        error = (baseline[site, past : past + 365] - fluxes)[:, 2].sum()
+        np.testing.assert_allclose(found[site, 0, 0], error / fluxes[:, 0].sum(), rtol=1e-4)
+
+
 def test_attention_is_kept_where_there_is_one(run: Path) -> None:
     for index, mine, _ in members(run):
         weights = stored(run, "attention", index)

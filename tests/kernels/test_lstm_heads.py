@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from support.lstm import inputs, model
 
 from kernels.lstm import (
+    AnomalyHead,
     CarbonHead,
+    ExchangeHead,
     FluxScale,
     LSTMSettings,
     SiteTerms,
@@ -18,6 +20,7 @@ from kernels.lstm import (
     ecosystem_exchange,
     mass_residual,
 )
+from kernels.lstm.heads import FluxHead
 
 SCALE = FluxScale(torch.tensor([5.0, 2.5, 0.4, 2.1]), torch.tensor([3.0, 1.6, 1.2, 0.9]))
 
@@ -70,18 +73,42 @@ def test_all_sites_begin_at_the_same_levels_and_learn_their_own() -> None:
         assert layer.weight.grad.abs().sum(dim=1).min() > 0
 
 
-def test_a_hidden_layer_of_the_head_is_scaled_and_shifted_by_the_site() -> None:
-    head, hidden = CarbonHead(8, SCALE, 5).double(), torch.randn(7, 2, 8, dtype=torch.float64)
+@pytest.mark.parametrize("kind", [CarbonHead, ExchangeHead, AnomalyHead])
+def test_a_hidden_layer_of_the_head_is_scaled_and_shifted_by_the_site(kind: type[FluxHead]) -> None:
+    head, hidden = kind(8, width=5).double(), torch.randn(7, 2, 8, dtype=torch.float64)
     modulation = torch.randn(2, 10, dtype=torch.float64)
     found = head(hidden, SiteTerms(modulation=modulation))
     for site in range(2):
         scale, shift = modulation[site, :5] + 1, modulation[site, 5:]
-        alone = CarbonHead(8, SCALE, 5).double()
+        alone = kind(8, width=5).double()
         alone.load_state_dict(head.state_dict())
         assert alone.inner is not None
         alone.inner.weight.data *= scale[:, None]
         alone.inner.bias.data = alone.inner.bias.data * scale + shift
         torch.testing.assert_close(found[:, site], alone(hidden[:, site]))
+
+
+@settings(deadline=None)
+@drawn(size=st.floats(0.01, 1e3), seed=st.integers(0, 2**31))
+def test_the_loss_to_the_air_is_what_is_breathed_out_and_not_taken_up(
+    size: float, seed: int
+) -> None:
+    head = ExchangeHead(8, FluxScale(torch.ones(3), torch.tensor([3.0, 2.0, 1.5])))
+    hidden = size * torch.randn(50, 8, generator=torch.Generator().manual_seed(seed))
+    fluxes = head(hidden)
+    gpp, reco, nee = fluxes.unbind(-1)
+    assert torch.equal(nee, reco - gpp)
+    assert not mass_residual(fluxes).any()
+    assert (gpp >= 0).all()
+    assert (reco >= 0).all()
+    torch.testing.assert_close(mass_residual(torch.tensor([2.0, 1.0, -0.5])), torch.tensor(0.5))
+
+
+def test_anomalies_of_either_sign_add_up_too() -> None:
+    head = AnomalyHead(8, FluxScale(torch.zeros(3), torch.tensor([3.0, 2.0, 1.5])))
+    gpp, reco, nee = head(torch.randn(50, 8, generator=torch.Generator().manual_seed(1))).unbind(-1)
+    assert torch.equal(nee, reco - gpp)
+    assert gpp.min() < 0 < gpp.max()
 
 
 def test_four_heads_of_their_own_do_not_add_up() -> None:
@@ -105,7 +132,7 @@ def test_the_scale_travels_with_the_weights_and_is_what_is_heard() -> None:
 
 @pytest.mark.parametrize("broken", [torch.ones(3), torch.zeros(4)])
 def test_a_scale_that_is_none_is_refused(broken: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="means and positive deviations of GPP, NPP, NEP and Rh"):
+    with pytest.raises(ValueError, match="means and positive deviations of GPP, NPP, NEP, Rh"):
         CarbonHead(8, FluxScale(torch.zeros(4), broken))
 
 

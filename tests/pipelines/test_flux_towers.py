@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.fluxes import FLUXNET, FLUXNET_USTAR50, FluxError, read_davos, read_tower
-from pipelines.fluxes.columns import CH_DAV
+from pipelines.fluxes.columns import CH_DAV, OPTIONAL
 from pipelines.fluxes.daily import fill_short_gaps
 from pipelines.fluxes.eddy import Measured
 
@@ -233,7 +233,7 @@ def test_daily_files_are_taken_as_they_are(tmp_path: Path) -> None:
     daily.drop(columns=["P_F", "NEE_VUT_REF_QC"]).to_csv(tmp_path / "daily.csv")
     found = read_tower(tmp_path / "daily.csv", "XX-Abc", STATIC)
     np.testing.assert_allclose(found.records.fluxes[0, :, 0], daily.GPP_NT_VUT_REF, rtol=1e-12)
-    assert found.findings.absent == ("precipitation", "nee_quality")
+    assert found.findings.absent == OPTIONAL
     assert np.isnan(found.quality).all()
     names = found.records.dynamic_names
     assert "temperature_min" not in names
