@@ -8,15 +8,16 @@ from jobs.lstm.config import LstmConfig
 from pipelines.plan import Plan
 
 #: So small that most of a member's time goes into starting Python. Static features enter by what
-#: the variant does alone: through the first state ``none`` would know them as well.
+#: the variant does alone: through the first state or the head ``none`` would know them as well.
 SMALL = (
     "sites={count: 48, years: 3, per_shard: 24}",
     "split={validation: 0.17, test: 0.25, warm_years: 1}",
     "windows={context: 30, horizon: 60, stride: 30}",
     "network={hidden: 16, embedding: 8, attention: 8, static_hidden: 16, initial_state: false}",
+    "network={static_layers: 1, head_hidden: 0, site_levels: false}",
     "training={batch: 32, microbatch: 32, grain: 16, learning_rate: 1e-2, ema: 0.9}",
     "training={epochs: 3, validate_every: 1}",
-    "evaluation={horizon: 60, validation: 48}",
+    "evaluation={horizon: 60, validation: 48, drift_years: 0}",
     "tracking.project=yaoki-variants",
 )
 #: Steps of a member: no split has fewer.
