@@ -102,7 +102,9 @@ def _compared(
         ),
     }
     print(
-        f"\n{title}\n" + " " * 23 + "mean        sd    median   3 sigma   error %  error sd    CPU s"
+        f"\n{title}\n"
+        + " " * 23
+        + "mean        sd    median   3 sigma   error %  error sd    CPU s"
     )
     rows: dict[str, Any] = {}
     for name, way in ways.items():
