@@ -102,10 +102,12 @@ def _networks(found: Collected, members: list[Tested], regression: Array) -> Ite
     each = np.array([member.spread("nse").median for member in members])
     yield _seeds(kind, f"LSTM, {name}", hears, each)
     mean = np.mean([_predicted(found, member) for member in members], axis=0)
-    method = f"LSTM, {name}: mean of {len(members)} networks"
-    yield _line(found, kind, method, hears, mean)
+    method = f"LSTM, {name}"
+    if len(members) > 1:
+        method += f": mean of {len(members)} networks"
+        yield _line(found, kind, method, hears, mean)
     both = (mean + regression) / 2
-    yield _line(found, kind, f"{method}, and of the last regression, half each", _EVE, both)
+    yield _line(found, kind, f"{method}, and the last regression, half each", _EVE, both)
     if config.network.autoregressive:
         told = [stored(found.run, "teacher_forced", member.index)[_NSE] for member in members]
         medians = np.array([over_sites(scores).median for scores in told])
