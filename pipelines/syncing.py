@@ -15,6 +15,8 @@ from pathlib import Path
 
 from cluster.files import append_line, locked, read_lines
 from cluster.member import Member
+from cluster.stage import load_stages
+from pipelines.search import TRIALS
 from pipelines.sinks import WandbRun, WandbSink, replay
 from pipelines.tracking import read_images, read_metrics
 from pipelines.wandb_server import push, shown_steps
@@ -120,10 +122,17 @@ def _whole_steps(member: Member, run: WandbRun) -> set[int]:
     log = member.directory / "metrics.jsonl"
     steps = {int(row["step"] or 0) for row in read_metrics(log)}
     steps |= {image.step for image in read_images(log)}
-    attempts = member.ledger.attempts()
-    if attempts and attempts[-1].cause is None:
+    if _at_work(member):
         return set() if run.mode == "online" else steps - {max(steps, default=0)}
     return steps
+
+
+def _at_work(member: Member) -> bool:
+    """Whether an attempt goes on: one of its own, or, of a trial, one of any worker of the run."""
+    if member.stage == TRIALS:
+        return any(_at_work(worker) for stage in load_stages(member.run) for worker in stage)
+    attempts = member.ledger.attempts()
+    return bool(attempts) and attempts[-1].cause is None
 
 
 def _segment(gap: Gap, directory: Path) -> Path:

@@ -24,7 +24,9 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add the command of this module."""
     sync = commands.add_parser("sync", help="send Weights & Biases the metrics that it lacks")
     add_run_argument(sync)
-    sync.add_argument("--member", action="append", default=[], help="such as train or train/2")
+    sync.add_argument(
+        "--member", action="append", default=[], help="such as train, train/2 or trial/3"
+    )
     sync.add_argument(
         "--project", type=_project, help="W&B project of members that ran without W&B"
     )
@@ -46,7 +48,7 @@ def _sync(arguments: argparse.Namespace) -> int:
     from pipelines.syncing import tracked
 
     run = find_run(arguments)
-    found = list(tracked(chosen_members(run, arguments.member), arguments.project))
+    found = list(tracked(_chosen(run, arguments.member), arguments.project))
     if not found:
         raise RunError(
             f"{run.name}: expected members with metrics that know their W&B project, found none. "
@@ -68,6 +70,24 @@ def _sync(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return UNAVAILABLE if refused else OK
+
+
+def _chosen(run: Path, names: Sequence[str]) -> list[Member]:
+    """Members and the trials of a search, by name; all where none is named."""
+    from pipelines.search import TRIALS, begun_trials
+
+    trials = begun_trials(run)
+    if not names:
+        return chosen_members(run, ()) + trials
+    of_trials = [name for name in names if name.partition("/")[0] == TRIALS]
+    others = [name for name in names if name not in of_trials]
+    members = chosen_members(run, others) if others else []
+    for name in of_trials:
+        fitting = [one for one in trials if name in (TRIALS, f"{TRIALS}/{one.index}", one.name)]
+        if not fitting:
+            raise RunError(f"{run.name}: expected one of {len(trials)} trials, found '{name}'")
+        members += fitting
+    return members
 
 
 def _look(found: "Sequence[tuple[Member, WandbRun]]") -> Iterator[dict[str, Any]]:

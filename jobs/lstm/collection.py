@@ -23,7 +23,7 @@ from pipelines.ensemble import collect as seal
 from pipelines.fluxes import FluxRecords
 from pipelines.fluxes.records import Array
 from pipelines.fluxes.scores import DAYS_A_YEAR, SCORES, Spread, over_sites
-from pipelines.search import State
+from pipelines.search import TRIALS, State
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _networks(
             point = config.point_of(index)
             yield _tested(config, run, index, "train", point, fluxes)
         return
-    from jobs.lstm.searching import TRIALS, open_study  # brings Optuna
+    from jobs.lstm.searching import open_study  # brings Optuna
 
     for trial in open_study(config, run).trials:
         if trial.state is State.COMPLETE and trial.number in whole:

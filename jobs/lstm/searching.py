@@ -17,14 +17,11 @@ from jobs.lstm.training import keep, trainer_of
 from jobs.outputs import tracker
 from pipelines.config import ConfigError
 from pipelines.fluxes import FluxError, FluxRecords
-from pipelines.search import Trial, read_space
+from pipelines.search import Trial, read_space, trial_member
 from pipelines.search.study import Epochs, Study
 from pipelines.search.working import HopelessError, Worker
 from pipelines.seeds import derived_seed
 from pipelines.training.loop import NonFiniteError, Trainer, make_deterministic
-
-#: Below ``members``, beside the stages, but none of them: nothing of it is sent to Slurm.
-TRIALS = "trial"
 
 
 def search(config: LstmConfig, member: Member, attempt: Attempt) -> dict[str, int]:
@@ -54,11 +51,6 @@ def open_study(config: LstmConfig, run: Path, attempt: Attempt | None = None) ->
 def journal_path(run: Path) -> Path:
     """Where the journal lies in the run directory."""
     return run / "search.journal"
-
-
-def trial_member(run: Path, number: int) -> Member:
-    """A trial, addressed as if it were a member: what it leaves lies and is named as theirs."""
-    return Member(run, TRIALS, number)
 
 
 class Task:

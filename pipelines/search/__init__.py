@@ -5,9 +5,18 @@ Settings and space are plain Python. :mod:`pipelines.search.study` needs Optuna,
 
 from pipelines.search.settings import SearchConfig
 from pipelines.search.space import Choice, Range, Space, check_space, draw, read_space
-from pipelines.search.trials import SearchError, State, Trial, ranked
+from pipelines.search.trials import (
+    TRIALS,
+    SearchError,
+    State,
+    Trial,
+    begun_trials,
+    ranked,
+    trial_member,
+)
 
 __all__ = [
+    "TRIALS",
     "Choice",
     "Range",
     "SearchConfig",
@@ -15,8 +24,10 @@ __all__ = [
     "Space",
     "State",
     "Trial",
+    "begun_trials",
     "check_space",
     "draw",
     "ranked",
     "read_space",
+    "trial_member",
 ]

@@ -4,8 +4,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
+from cluster.member import Member
 from pipelines.config.sweep import Point
+
+#: Below ``members``, beside the stages, but none of them: nothing of it is sent to Slurm.
+TRIALS = "trial"
 
 
 class SearchError(Exception):
@@ -44,6 +49,17 @@ class Trial:
     worker: int = 0
     steps: int = 0
     why: str = ""
+
+
+def trial_member(run: Path, number: int) -> Member:
+    """A trial, addressed as if it were a member: what it leaves lies and is named as theirs."""
+    return Member(run, TRIALS, number)
+
+
+def begun_trials(run: Path) -> list[Member]:
+    """The trials of a run that have left anything; none where it is no adaptive search."""
+    found = run.joinpath("members", TRIALS).glob("[0-9]*")
+    return [trial_member(run, number) for number in sorted(int(path.name) for path in found)]
 
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:

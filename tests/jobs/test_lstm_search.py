@@ -24,7 +24,7 @@ from cluster.signals import StopFlag
 from cluster.stage import Stage
 from jobs.lstm.config import LstmConfig, stages
 from jobs.lstm.samples import Samples
-from jobs.lstm.searching import Task, open_study, search, trial_member
+from jobs.lstm.searching import Task, open_study, search
 from jobs.lstm.sites import sites_path
 from jobs.lstm.training import Forecasting, untrained
 from jobs.outputs import weights_path
@@ -33,7 +33,7 @@ from pipelines.config import ConfigError
 from pipelines.ensemble import read_commit
 from pipelines.fluxes import read_sites
 from pipelines.plan import Plan
-from pipelines.search import State, Trial
+from pipelines.search import State, Trial, trial_member
 from pipelines.search.working import HopelessError
 from pipelines.seeds import derived_seed
 from pipelines.tracking import VOLATILE, read_metrics

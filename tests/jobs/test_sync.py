@@ -14,9 +14,11 @@ from support.commandline import COMMAND, Done
 from support.wandb_endpoint import Endpoint, endpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cluster.cause import Cause
 from cluster.member import Member
 from cluster.stage import Stage
 from pipelines.pictures import decode_png
+from pipelines.search import trial_member
 from pipelines.sinks import WandbRun
 from pipelines.syncing import find_gap, tracked
 from pipelines.tracking import MetricsLog, read_images
@@ -243,3 +245,25 @@ def test_members_that_ran_without_wandb_need_a_project(server: Endpoint, member:
             log.log(step, {"loss": 1.0})
     ((_, run),) = tracked([member], "late")
     assert find_gap(member, run, ask=False).lacking == {2}
+
+
+def test_trials_of_a_search_are_sent_beside_members(server: Endpoint, member: Member) -> None:
+    logged(member, [1])
+    for number in (3, 12):
+        logged(trial_member(member.run, number), [1, 2], f"t{number}")
+    assert sync(server, member, "--member", "trial/3").code == 0
+    assert server.histories.keys() == {"t3"}
+    # A worker's attempt may be at any trial: the newest step of each may not be whole.
+    attempt = member.ledger.start({})
+    assert sync(server, member).code == 0
+    assert (server.steps("t3"), server.steps("t12")) == ([1, 2], [1])
+    member.ledger.end(attempt, Cause.FINISHED)
+    done = sync(server, member, "--json")
+    assert [told["member"] for told in done.record["members"]] == [
+        "train/0000",
+        "trial/0003",
+        "trial/0012",
+    ]
+    assert (server.steps("t3"), server.steps("t12")) == ([1, 2], [1, 2])
+    done = sync(server, member, "--member", "trial/4")
+    assert (done.code, "expected one of 2 trials, found 'trial/4'" in done.err) == (2, True)
