@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kernels.carbon.weather import saturation_pressure
 from pipelines.fluxes.records import FluxError
 from pipelines.fluxes.tables import Array
 
@@ -25,6 +26,9 @@ _BOUNDS = {
 }
 # MJ m-2 d-1: the sunniest day of any year is above it, and below it where the file has kW or MJ.
 _SUNNIEST = 4.0
+# Share of the saturation pressure: the driest day of any year is above it (90 % of humidity), and
+# below it where the file has kPa, as no day is without any humidity.
+_DRIEST = 0.1
 _A_YEAR = 365
 
 
@@ -40,9 +44,18 @@ def check_units(path: Path, dynamic: Mapping[str, Array], fluxes: Mapping[str, A
                 f"{path}: {name} by day is {low:.4g} to {high:.4g}, expected {least:g} to {most:g} "
                 f"from a column in {units}; convert it, or mark what is missing as -9999"
             )
-    light = dynamic["radiation"]
-    if len(light) >= _A_YEAR and np.nanmax(light, initial=0.0) < _SUNNIEST:
+    if len(dynamic["radiation"]) < _A_YEAR:
+        return
+    sunniest = np.nanmax(dynamic["radiation"], initial=0.0)
+    if sunniest < _SUNNIEST:
         raise FluxError(
-            f"{path}: radiation is {np.nanmax(light, initial=0.0):.3g} MJ m-2 on the sunniest day, "
+            f"{path}: radiation is {sunniest:.3g} MJ m-2 on the sunniest day, "
             f"expected more than {_SUNNIEST:g} from a column in W m-2; convert it"
+        )
+    dryness = dynamic["vapor_deficit"] / saturation_pressure(dynamic["temperature"])
+    driest = np.nanmax(dryness, initial=0.0)
+    if driest < _DRIEST:
+        raise FluxError(
+            f"{path}: vapor_deficit is {driest:.2g} of the saturation pressure on the driest day, "
+            f"expected more than {_DRIEST:g} from a column in hPa; convert it"
         )

@@ -90,6 +90,7 @@ def test_towers_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         ("SW_IN_F", 0.0864, 0, "radiation is .* on the sunniest day, .* column in W m-2"),
         ("SW_IN_F", 10, 0, "radiation by day .* column in W m-2"),
         ("VPD_F", 100, 0, "vapor_deficit by day .* column in hPa"),
+        ("VPD_F", 0.1, 0, "vapor_deficit is .* on the driest day, .* column in hPa"),
         ("GPP_NT_VUT_USTAR50", 30, 0, "gpp by day .* gC m-2 d-1 in daily ones"),
     ],
 )
