@@ -12,6 +12,7 @@ from typing import Any
 from cluster.cause import Cause
 from cluster.files import append_line, read_lines
 from cluster.history import AttemptRecord, History, Reading
+from cluster.machine import birth
 from cluster.submissions import Submission, Submissions
 
 __all__ = ["AttemptRecord", "Ledger", "here"]
@@ -166,9 +167,13 @@ class Ledger(History):
         append_line(self.path, {"event": event, "time": time.time(), **after, **fields})
 
 
-def here() -> dict[str, Any]:
-    """Where this process runs: host, process id, Slurm's ids, and the memory it gives."""
+def here(pid: int | None = None) -> dict[str, Any]:
+    """Where a process runs, by default this one.
+
+    Host, process id and birth, and what Slurm says: its ids, and the memory it gives.
+    """
+    pid = os.getpid() if pid is None else pid
     ids = ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT", "JOB_NODELIST")
     names = (*ids, "MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE", "GPUS_ON_NODE")
     slurm = {n.lower(): os.environ[f"SLURM_{n}"] for n in names if f"SLURM_{n}" in os.environ}
-    return {"host": socket.gethostname(), "pid": os.getpid(), "slurm": slurm}
+    return {"host": socket.gethostname(), "pid": pid, "born": birth(pid), "slurm": slurm}

@@ -13,6 +13,7 @@ from cluster import slurm
 from cluster.cause import Cause
 from cluster.deadline import Overdue
 from cluster.history import AttemptRecord, Reading
+from cluster.machine import birth
 from cluster.member import Member
 from cluster.stage import Stage, goes_on, load_stages
 
@@ -138,17 +139,9 @@ def _alive(last: AttemptRecord | None, job_id: str | None, slurm_state: str | No
         return False
     if last.where["host"] != socket.gethostname():
         return True
-    return _same_process(int(last.where["pid"]), last.started)
-
-
-def _same_process(pid: int, started: float) -> bool:
-    # A process id may belong to someone else by now; ours was there before it wrote its ledger.
-    import psutil  # here, as most runs need none of it and it takes as long as a hundred members
-
-    try:
-        return psutil.Process(pid).create_time() <= started + 1.0 and pid != os.getpid()
-    except psutil.NoSuchProcess:
-        return False
+    # A process id may belong to someone else by now.
+    pid, born = int(last.where["pid"]), last.where.get("born")
+    return pid != os.getpid() and born is not None and birth(pid) == born
 
 
 def _gone(last: AttemptRecord | None, slurm_state: str | None) -> State:

@@ -61,9 +61,7 @@ class _Unwritten(Ledger):
 
 
 def _lead(stage: Stage, member: Member, meeting: Meeting, stop: StopFlag) -> int:
-    where = here()
-    if meeting.place.launcher is not None:
-        where["pid"] = meeting.place.launcher  # it hands signals on to every rank
+    where = here(meeting.place.launcher)  # if there is one, it hands signals on to every rank
     number, status = admit(stage, member, where, redirect=True)
     if number is None:
         meeting.call_off()

@@ -15,6 +15,7 @@ import psutil
 
 from cluster.distributed.place import Place
 from cluster.files import write_atomic
+from cluster.machine import boot_id
 
 if TYPE_CHECKING:  # torch's types name it only where it is made
     from torch._C._distributed_c10d import TCPStore
@@ -115,7 +116,7 @@ class Meeting:
         store = TCPStore("localhost", 0, None, is_master=True, wait_for_workers=False)
         token = secrets.token_hex(8)
         store.set("token", token)
-        self._publish(Invitation(attempt, store.port, _machine(), tuple(_hosts()), token))
+        self._publish(Invitation(attempt, store.port, boot_id(), tuple(_hosts()), token))
         return store
 
     def _publish(self, invitation: Invitation) -> None:
@@ -138,10 +139,6 @@ def _name(rank: int) -> str:
     return f"rank{rank}"
 
 
-def _machine() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def _hosts() -> Iterator[str]:
     # Names may resolve to nothing, or to an address that only this machine knows: all are told.
     if "SLURMD_NODENAME" in os.environ:
@@ -154,7 +151,7 @@ def _hosts() -> Iterator[str]:
 
 
 def _ways_to(invitation: Invitation) -> Iterator[str]:
-    if invitation.machine == _machine():
+    if invitation.machine == boot_id():
         yield "127.0.0.1"
     # Slurm tells every task the address of srun, which runs on the node of rank 0.
     if "SLURM_LAUNCH_NODE_IPADDR" in os.environ:

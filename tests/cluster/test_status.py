@@ -1,5 +1,8 @@
 """Laws of the status of a run: one look at each ledger, one question to Slurm."""
 
+import os
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +10,8 @@ import pytest
 from support.commands import Commands
 
 from cluster.cause import Cause
+from cluster.ledger import here
+from cluster.machine import birth
 from cluster.member import Member
 from cluster.slurm import SlurmError
 from cluster.stage import Stage
@@ -81,3 +86,23 @@ def test_a_run_that_has_finished_asks_nobody(
         _ends(Cause.FINISHED)(member)
     assert {m.state for m in run_status(stage.run)} == {State.FINISHED}
     assert len(commands.calls("squeue")) == 1
+
+
+def test_a_member_runs_on_however_the_clock_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, "train", members=2)
+    stage.save()
+    with subprocess.Popen(["sleep", "100"]) as process:
+        where, now = here(process.pid), time.time()
+        for member, changed in zip(stage, ({}, {"born": birth(os.getpid())}), strict=True):
+            member.ledger.queued()
+            # As after an hour of sleep, when processes seem younger than their ledger.
+            with monkeypatch.context() as earlier:
+                earlier.setattr(time, "time", lambda: now - 3600)
+                member.ledger.start(where | changed)
+        # The second one's number went to another process.
+        assert [found.state for found in run_status(tmp_path)] == [State.RUNNING, State.LOST]
+        process.kill()
+    assert birth(process.pid) is None
+    assert [found.state for found in run_status(tmp_path)] == [State.LOST, State.LOST]

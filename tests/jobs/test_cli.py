@@ -201,7 +201,7 @@ def test_cancel_asks_a_running_member_to_leave(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import time; time.sleep(100)", str(run)]
     child = subprocess.Popen(command)
     first.ledger.queued()
-    first.ledger._append("start", attempt=1, where=here() | {"pid": child.pid})
+    first.ledger._append("start", attempt=1, where=here(child.pid))
     record = yaoki("cancel", "--runs", tmp_path, "--json").record
     assert child.wait(timeout=10) == -15
     assert record["cancelled"] == ["simulate/0000"]

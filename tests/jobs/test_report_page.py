@@ -258,7 +258,7 @@ def test_a_browser_follows_a_watch_until_all_have_ended(browser: Browser, tmp_pa
     stage = make_array(tmp_path / "run", members=2)
     worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     ledger = stage.member(1).ledger
-    number = ledger.start(here() | {"pid": worker.pid})
+    number = ledger.start(here(worker.pid))
     page = tmp_path / "run" / "report" / "index.html"
     command = [*COMMAND, "report", str(tmp_path / "run"), "--watch", "--every", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:

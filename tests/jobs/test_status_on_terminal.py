@@ -43,7 +43,7 @@ def run(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> Path:
     for member in [stage.member(index) for index in range(RUNNING + FAILED)]:
         member.directory.mkdir()
         member.ledger.queued()
-        number = member.ledger.start(here() | {"pid": sleeper.pid})
+        number = member.ledger.start(here(sleeper.pid))
         progress = {"step": member.index, "of": 100, "attempt": number}
         member.progress_file.write_text(json.dumps(progress))
         if member.index >= RUNNING:
