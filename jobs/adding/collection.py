@@ -70,8 +70,17 @@ class Point:
 
     @property
     def middle(self) -> Trained:
-        """The member with the median of the last validations, the lower of two."""
-        ranked = sorted(self.members, key=lambda member: (np.isnan(member.final), member.final))
+        """The median member by steps to the goal, then by the last validation; of two the better.
+
+        Those that have reached the goal stopped there: their last validations tell little.
+        """
+        goal = self.config.task.goal
+
+        def order(member: Trained) -> tuple[float, bool, float]:
+            steps = member.steps_to(goal)
+            return np.inf if steps is None else steps, bool(np.isnan(member.final)), member.final
+
+        ranked = sorted(self.members, key=order)
         return ranked[(len(ranked) - 1) // 2]
 
     def reached(self) -> int:

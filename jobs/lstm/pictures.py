@@ -48,16 +48,17 @@ def series_panels(series: Sequence[Series], fluxes: Sequence[str], truth: str) -
     for column, one in enumerate(series):
         for row, flux in enumerate(fluxes):
             ax = axes[row, column]
-            ax.plot(one.days, one.observed[:, row], color=MUTED, linewidth=0.9)
-            ax.plot(one.days, one.predicted[:, row], color=PALETTE[1], linewidth=1.0)
+            # The wider line below shows on both sides of a forecast that is right.
+            ax.plot(one.days, one.observed[:, row], color=MUTED, linewidth=2.4, alpha=0.6)
+            ax.plot(one.days, one.predicted[:, row], color=PALETTE[1], linewidth=0.8)
             finish_axes(ax, "", label(flux) if column == 0 else "")
         axes[0, column].set_title(one.site, fontsize=10, color=INK)
         # Two labels: as many as fit below a narrow panel.
         ticks = one.days[[0, len(one.days) // 2]]
         axes[-1, column].set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
     handles = [
-        Line2D([], [], color=MUTED, label=f"{truth}, {_UNIT}"),
-        Line2D([], [], color=PALETTE[1], label="network, free-running"),
+        Line2D([], [], color=MUTED, linewidth=2.4, alpha=0.6, label=f"{truth}, {_UNIT}"),
+        Line2D([], [], color=PALETTE[1], linewidth=0.8, label="network, free-running"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     return figure

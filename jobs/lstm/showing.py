@@ -35,6 +35,9 @@ KINDS = {
 #: Where the fluxes are from that are predicted: simulated, or measured.
 TRUTHS = {False: "process model", True: "tower"}
 
+#: Days of a series that are drawn, the last ones: in more, no single one is to be seen.
+_SHOWN_DAYS = 2 * 365
+
 
 def section(
     found: Collected, scores: Mapping[str, float], comparisons: Sequence[Comparison] = ()
@@ -209,7 +212,7 @@ def _of_split(found: Collected, kind: str, member: Tested) -> Iterator[Picture]:
         f"series-{kind}",
         series_panels(_series(found, member, predicted), fluxes, truth),
         f"Test on {where}, {name}: sites from well to badly predicted, by the NSE of "
-        f"{label(member.net)}.",
+        f"{label(member.net)}; at most the last two years.",
         f"Fluxes of sites over time, of the {truth} and of the network.",
     )
     known = (np.isfinite(predicted) & np.isfinite(observed)).all(axis=-1)
@@ -232,7 +235,7 @@ def _of_split(found: Collected, kind: str, member: Tested) -> Iterator[Picture]:
 
 
 def _series(found: Collected, member: Tested, predicted: Any) -> list[Series]:
-    """Sites at even steps of their rank, with the days that are predicted."""
+    """Sites at even steps of their rank, with the last of the days that are predicted."""
     nse = member.scores[0, 0, :, member.fluxes.index(member.net)]
     ranked = np.argsort(-nse)[: np.isfinite(nse).sum()]
     most = min(found.config.evaluation.sites, len(ranked))
@@ -240,7 +243,8 @@ def _series(found: Collected, member: Tested, predicted: Any) -> list[Series]:
     series = []
     for site in ranked[np.round(places * (len(ranked) - 1)).astype(int)]:
         (days,) = np.isfinite(predicted[site]).any(axis=-1).nonzero()
-        shown = slice(int(days[0]), int(days[-1]) + 1)
+        end = int(days[-1]) + 1
+        shown = slice(max(int(days[0]), end - _SHOWN_DAYS), end)
         series.append(
             Series(
                 found.records.sites[site],

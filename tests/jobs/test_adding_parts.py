@@ -1,6 +1,7 @@
 """Parts of the Adding Problem: its configuration, what is drawn, and what is left behind."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.adding import adding_plan, resolved
 
-from jobs.adding.collection import points_of
+from jobs.adding.collection import Trained, points_of
 from jobs.adding.config import AddingConfig, Contestant, Task, stages
 from jobs.adding.problem import Adding, measured_on, predicted
 from jobs.adding.training import untrained
@@ -182,6 +183,19 @@ def test_the_scores_are_those_of_the_points(run: Path) -> None:
         name = f"{point.name}_{point.config.length}"
         assert scores[f"{name}_learned"] == point.reached() / 2
         assert min(scores[f"{name}_test_mse"], point.middle.variance) > 0
+
+
+def test_the_middle_member_is_the_median_by_steps_to_the_goal(run: Path) -> None:
+    point = replace(points_of(CONFIG, run, range(CONFIG.members))[0], members=())
+    below, above = point.config.task.goal / 2, point.config.task.goal * 2
+    whole = [*[(steps, below) for steps in (300, 100, 200)], (600, above), (600, np.nan)]
+    members = [
+        Trained(n, np.array([steps]), np.array([last]), np.zeros(1), np.zeros(1), 0.0)
+        for n, (steps, last) in enumerate(whole)
+    ]
+    for chosen, middle in (((0, 1, 2), 2), ((0, 1, 2, 3, 4), 0), ((3, 4), 3), ((2, 4), 2)):
+        found = replace(point, members=[members[n] for n in chosen]).middle
+        assert found.index == middle
 
 
 def test_the_report_has_the_tables_and_the_pictures(run: Path) -> None:
