@@ -17,9 +17,17 @@ def birth(pid: int) -> str | None:
 
     Two processes of one number never have the same.
     """
+    fields = after_name(pid)
+    return f"{boot_id()} {fields[19]}" if fields else None
+
+
+def after_name(pid: int) -> list[str]:
+    """What the kernel says of a process after its name: state, parent, ...; empty once it is gone.
+
+    These are the fields of ``proc_pid_stat(5)`` from the third on.
+    """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The second field, a name in parentheses, may hold anything: count from its end.
-    return f"{boot_id()} {stat.rpartition(')')[2].split()[19]}"
+        # The name, in parentheses, may hold anything: count from the last one.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

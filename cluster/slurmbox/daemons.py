@@ -119,7 +119,7 @@ class Daemon:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             pid = processes.pid_in(self.pid_file)
-            if pid is not None and processes.arguments(pid)[:2] != ["sh", "-c"]:
+            if pid is not None and (self._is_this(pid) or processes.gone(pid)):
                 return True
             time.sleep(0.005)
         return False

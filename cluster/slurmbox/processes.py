@@ -6,14 +6,26 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from cluster.machine import after_name
+
 
 def arguments(pid: int) -> list[str]:
-    """Command line of a process; empty once it is gone, a zombie, or a kernel thread."""
+    """Command line of a process; empty once it is gone, a zombie, or a kernel thread.
+
+    It is empty as well for the moment, longer where the disk is slow, in which the process becomes
+    another program: see :func:`gone`.
+    """
     try:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return []
     return [part.decode(errors="replace") for part in raw.split(b"\0") if part]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie has."""
+    fields = after_name(pid)
+    return not fields or fields[0] in "ZX"
 
 
 def environment_has(pid: int, assignment: str) -> bool | None:
@@ -62,12 +74,8 @@ def listens_on_port(port: int) -> bool:
 
 
 def _parent(pid: int) -> int:
-    try:
-        # The name, in parentheses, may hold anything: count from the last one.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return int(fields[1])
+    fields = after_name(pid)
+    return int(fields[1]) if fields else 0
 
 
 def pid_in(path: Path) -> int | None:

@@ -1,6 +1,7 @@
 """A real box: what it promises a job, what it survives, and what it leaves behind."""
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from cluster.slurmbox import (
     SlurmBox,
     SlurmBoxError,
     add_parser,
+    processes,
 )
 from cluster.slurmbox.daemons import Daemon, program, stop
 from cluster.slurmbox.processes import alive
@@ -226,6 +228,34 @@ def test_a_daemon_that_dies_shows_its_log(slurmbox: SlurmBox, tmp_path: Path) ->
         SlurmBoxError, match=r"(?s)munged, a daemon .* died .*Failed to find keyfile"
     ):
         broken.wait_ready(time.monotonic() + 10)
+
+
+def test_a_daemon_that_is_just_becoming_its_program_is_not_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("log", "pid"):
+        (tmp_path / name).mkdir()
+    looked, looks = processes.arguments, itertools.count()
+
+    def while_it_loads(pid: int) -> list[str]:
+        found = looked(pid)
+        return [] if found[:2] != ["sh", "-c"] and next(looks) < 9 else found
+
+    monkeypatch.setattr(processes, "arguments", while_it_loads)
+    daemon = Daemon("sleep", (program("sleep"), "100"), tmp_path, socket=tmp_path / "socket")
+    daemon.start()
+    try:
+        assert daemon.pid() is not None
+    finally:
+        daemon.kill()
+
+
+def test_a_process_that_nobody_waits_for_is_gone() -> None:
+    assert not processes.gone(os.getpid())
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert processes.gone(process.pid)
+    assert processes.gone(process.pid)
 
 
 def test_a_pid_file_that_names_a_stranger_is_not_believed(tmp_path: Path) -> None:
