@@ -8,9 +8,10 @@ from typing import Any, cast
 from cluster import slurm
 from cluster.calls import Outcome, RemoteError
 from cluster.cause import Cause
+from cluster.history import Reading
 from cluster.local import ask_to_leave
 from cluster.member import Member
-from cluster.stage import Stage, verdict, wants_another_attempt
+from cluster.stage import Stage, goes_on, verdict
 from cluster.watching import Watch
 
 #: Jobs of a run ask Slurm together.
@@ -56,7 +57,8 @@ class RobustJob:
         return self._has_ended()
 
     def _has_ended(self) -> bool:
-        ledger = self.member.ledger
+        # One look: an attempt that starts between two would make the one before seem the last.
+        ledger = Reading(self.member.ledger.events())
         if not ledger.wanted():
             return ledger.open_attempt() is None
         attempts = ledger.attempts()
@@ -64,7 +66,7 @@ class RobustJob:
             return False
         if ledger.untouched() and not ledger.finished():
             return False
-        return not wants_another_attempt(self.member, self.stage.budgets)
+        return not goes_on(ledger, self.stage.budgets)
 
     def wait(self, poll_seconds: float = 0.2) -> None:
         """Block until the member has ended for good."""

@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -13,7 +14,7 @@ from support.controller import Controller, Job
 from support.fake_slurm import FakeSlurm
 from support.waiting import wait
 
-from cluster import Attempt, Budgets, Cause, Member, RobustExecutor, RobustJob, slurm
+from cluster import Attempt, Budgets, Cause, Ledger, Member, RobustExecutor, RobustJob, slurm
 from cluster.ledger import here
 from cluster.patience import Patience
 from cluster.stage import Stage
@@ -257,3 +258,22 @@ def test_waiting_for_a_result_brings_back_what_died_with_its_script(
 
 def _state(job: RobustJob) -> str:
     return slurm.queued_states([job.job_id])[job.job_id]
+
+
+@pytest.mark.parametrize("looks", range(1, 6))
+def test_a_member_that_starts_again_while_it_is_looked_at_has_not_ended(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    ledger = stage.member(0).ledger
+    ledger.queued()
+    ledger.end(ledger.start({"host": "n0", "pid": 1}), Cause.KILLED)
+    read, left = Ledger.events, [*range(looks)]
+
+    def then_starts(self: Ledger) -> Sequence[dict[str, Any]]:
+        events = read(self)
+        if left and left.pop() == 0:
+            self._append("start", attempt=2, where={"host": "n0", "pid": 1})
+        return events
+
+    monkeypatch.setattr(Ledger, "events", then_starts)
+    assert not RobustJob(stage, 0).done()
