@@ -28,8 +28,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     yield
 
 
+_BOX = pytest.StashKey[SlurmBox]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Heal the box before each test on it, so that a daemon's death fails one test, not all.
+
+    Debian's slurmd has died of a fault of its own. systemd would start it again; here nobody does.
+    """
+    if item.get_closest_marker("slurm") and (box := item.session.stash.get(_BOX, None)):
+        box.up()
+
+
 @pytest.fixture(scope="session")
-def slurmbox() -> Iterator[SlurmBox]:
+def slurmbox(request: pytest.FixtureRequest) -> Iterator[SlurmBox]:
     """A box of its own, with SLURM_CONF set for everything that the session starts.
 
     Without packages or root the tests that ask for it are skipped, unless
@@ -50,7 +63,9 @@ def slurmbox() -> Iterator[SlurmBox]:
         with pytest.MonkeyPatch.context() as patch:
             for key, value in box.environment.items():
                 patch.setenv(key, value)
+            request.session.stash[_BOX] = box
             yield box
+            del request.session.stash[_BOX]
     finally:
         box.down(purge=True)
         shutil.rmtree(directory, ignore_errors=True)
