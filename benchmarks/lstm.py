@@ -3,9 +3,9 @@
     python -m benchmarks.lstm                 # the tables, some five minutes
     python -m benchmarks.lstm --compiled      # the compiled chunks instead; long first calls
 
-One thread, with the allocator settings that the launcher gives to members (the process starts
-itself again under them). Contenders take turns and the median is printed, of wall and of processor
-time; the machine's load before and after is printed with it.
+One thread, and two for free runs, with the allocator settings that the launcher gives to members
+(the process starts itself again under them). Contenders take turns and the median is printed, of
+wall and of processor time; the machine's load before and after is printed with it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,16 +126,16 @@ def ours(
 
 
 def table(title: str, contenders: list[Contender], rounds: int) -> None:
-    """Time the contenders in turns; ratios are to the first one."""
+    """Time the contenders in turns; ratios are to the first one, of wall time with threads."""
     for contender in contenders:
         contender.warm()
     for _ in range(rounds):
         for contender in contenders:
             contender.sample()
     print(f"\n{title}\n{'':44}{'wall ms':>9}{'cpu ms':>9}{'ratio':>7}{'first s':>9}{'cpu s':>8}")
-    unit = contenders[0].cost(1)
+    clock = 1 if torch.get_num_threads() == 1 else 0
     for c in contenders:
-        ratio = c.cost(1) / unit
+        ratio = c.cost(clock) / contenders[0].cost(clock)
         times = f"{c.cost(0):9.1f}{c.cost(1):9.1f}{ratio:7.2f}{c.first[0]:9.2f}{c.first[1]:8.2f}"
         print(f"{c.name:44}{times}", flush=True)
 
@@ -174,8 +174,25 @@ def compiled() -> list[Contender]:
     return chosen
 
 
-def free_runs(training: bool) -> list[Contender]:
-    """The folded decoder beside two loops over the steps."""
+def indispensable(training: bool) -> Callable[[], None]:
+    """What no engine does without: the products with U, and the activations of gates and cells."""
+    recurrent = torch.randn(4 * HIDDEN, HIDDEN)
+    gates, hidden = torch.randn(STEPS, BATCH, 4 * HIDDEN), torch.randn(STEPS, BATCH, HIDDEN)
+
+    def run() -> None:
+        for z, h in zip(gates.unbind(0), hidden.unbind(0), strict=True):
+            torch.mm(h, recurrent.T, out=z).sigmoid_()
+            h.sigmoid_()
+        if training:
+            for z, h in zip(gates.unbind(0), hidden.unbind(0), strict=True):
+                torch.mm(z, recurrent, out=h)
+            torch.mm(gates.flatten(0, 1).T, hidden.flatten(0, 1))
+
+    return run
+
+
+def free_runs(training: bool, forms: Sequence[tuple[str, Engine | None]]) -> list[Contender]:
+    """The folded decoder in some forms, beside two loops over the steps."""
     choices: dict[str, Any] = {"autoregressive": True, "context": 1, "training": training}
     loop = Loop()
     x, static = torch.randn(BATCH, STEPS, DYNAMIC), torch.randn(BATCH, 1, EMBEDDING)
@@ -188,8 +205,21 @@ def free_runs(training: bool) -> list[Contender]:
     return [
         Contender("nn.LSTM, one step a call", call),
         ours("our step loop", **choices, engine=Engine.STEPS),
-        ours("folded", **choices),
+        *(ours(name, **choices, engine=engine) for name, engine in forms),
+        Contender("products with U and activations alone", indispensable(training)),
     ]
+
+
+def free_run_tables(
+    rounds: int, forms: Sequence[tuple[str, Engine | None]], most_threads: int = 1
+) -> None:
+    """Free runs with one thread, and more where the machine has cores for them."""
+    for threads in range(1, 1 + min(most_threads, os.cpu_count() or 1)):
+        torch.set_num_threads(threads)
+        for training, passes in ((True, "forward and backward"), (False, "forward alone")):
+            title = f"Free run, {passes}, threads: {threads}"
+            table(title, free_runs(training, forms), rounds)
+    torch.set_num_threads(1)
 
 
 def growth(rounds: int) -> None:
@@ -232,10 +262,11 @@ def main() -> None:
     sizes = f"B = {BATCH}, T = {STEPS}, H = {HIDDEN}, {STATIC} static features"
     if options.compiled:
         table(f"Forward and backward, {sizes}", compiled(), options.rounds)
+        free_run_tables(options.rounds, [("folded, compiled chunks", Engine.COMPILED)])
         return
     table(f"Forward and backward, {sizes}", variants(), options.rounds)
-    table("Free run, forward and backward", free_runs(training=True), options.rounds)
-    table("Free run, forward alone", free_runs(training=False), options.rounds)
+    forms = [("folded", None), ("folded, by hand", Engine.ANALYTIC)]
+    free_run_tables(options.rounds, forms, most_threads=2)
     growth(options.rounds)
     print(f"\nload at the end {os.getloadavg()}")
 

@@ -24,8 +24,15 @@ CHUNK = 3
 Backend = str | Callable[..., Any]
 
 
+_GRAPHS = 64
+
+
 @cache
 def _compiled(backend: Backend) -> Callable[..., Any]:
+    # Context and prediction, first chunks and later ones, training and validation, whole batches
+    # and last ones: all are graphs of their own, and after eight torch would stop compiling.
+    dynamo = torch._dynamo.config
+    dynamo.cache_size_limit = max(_GRAPHS, dynamo.cache_size_limit)
     return torch.compile(unroll_steps, backend=backend, dynamic=False)
 
 

@@ -18,7 +18,7 @@ class Engine(StrEnum):
     """How the steps are run."""
 
     FUSED = "fused"  # torch's own LSTM kernel
-    FOLDED = "folded"  # the head folded into the recurrent weights, then fused or analytic
+    FOLDED = "folded"  # the head folded into the recurrent weights, for any but the step loop
     ANALYTIC = "analytic"  # eager, with a backward pass by hand
     COMPILED = "compiled"  # chunks of the step loop, compiled
     STEPS = "steps"  # the step loop
@@ -91,7 +91,9 @@ def _resolve(situation: Situation, wish: Engine | None, against: dict[Engine, st
     elif wish is not None:
         order = [wish]
     engine = next(e for e in order if e not in against)
-    folded = _free(situation) and engine in (Engine.FUSED, Engine.ANALYTIC)
+    # The step loop is what the others are compared with, and keeps its head.
+    foldable = _free(situation) and _against_folding(situation) is None
+    folded = foldable and engine is not Engine.STEPS
     reason = f"{engine}, with its linear head folded in" if folded else str(engine)
     if wish is not None:
         return Plan(engine, folded, f"{reason}, as was asked")

@@ -1,8 +1,8 @@
 """All engines that the planner calls equal are equal: outputs, attention and gradients."""
 
 import logging
-from collections.abc import Iterator
-from itertools import product
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -140,22 +140,35 @@ def test_compiled_chunks_agree_with_the_step_loop() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 def test_a_longer_sequence_is_not_compiled_again() -> None:
     """A thousand steps cost as much to compile as twenty: chunks are unrolled, sequences not."""
-    made, graphs = model(variant="none", initial_state=False), []
+    short, long = _graphs_after([(20, 2), (1024, 2)])
+    assert short == long > 0
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_a_dozen_batch_sizes_are_all_compiled() -> None:
+    """torch gives up after eight graphs of a function, and then runs it uncompiled."""
+    counts = _graphs_after([(6, batch) for batch in range(2, 14)])
+    assert all(a < b for a, b in pairwise(counts))
+
+
+def _graphs_after(shapes: Sequence[tuple[int, int]]) -> list[int]:
+    """How many graphs were compiled after a run of each (steps, batch)."""
+    made, graphs, counts = model(variant="none", initial_state=False), [], []
 
     def backend(graph: Any, _: Any) -> Any:
         graphs.append(graph)
         return graph.forward
 
-    compiled = []
-    for steps in (20, 1024):
-        x = torch.randn(steps, 2, 3, dtype=torch.float64)
-        statics = made.statics(torch.ones(2, 3, dtype=torch.float64))
+    torch._dynamo.reset()
+    for steps, batch in shapes:
+        x = torch.randn(steps, batch, 3, dtype=torch.float64)
+        statics = made.statics(torch.ones(batch, 3, dtype=torch.float64))
         terms = prepare(made.recurrence, made.recurrence.weights, Course(x, statics))
         with torch.no_grad():
             found = unroll_compiled(terms, statics.state, backend=backend)
-        assert found.hidden.shape == (steps, 2, HIDDEN)
-        compiled.append(len(graphs))
-    assert compiled[0] == compiled[1] > 0
+        assert found.hidden.shape == (steps, batch, HIDDEN)
+        counts.append(len(graphs))
+    return counts
 
 
 class _Written(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it
@@ -241,8 +254,16 @@ def test_a_gpu_gets_compiled_chunks_where_no_kernel_is_fused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize(
+    ("choices", "folded"),
+    [
+        ({"variant": "attention_gate", "layer_norm": True}, False),
+        ({"variant": "attention_gate"}, True),
+        ({"variant": "attention_film"}, True),
+    ],
+)
 def test_what_a_gpu_would_be_given_agrees_with_the_step_loop(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, choices: dict[str, Any], folded: bool
 ) -> None:
     """The plans for CUDA, run here; without a code generator, to be quick."""
 
@@ -252,10 +273,11 @@ def test_what_a_gpu_would_be_given_agrees_with_the_step_loop(
     chunks = compiled._compiled
     monkeypatch.setattr("kernels.lstm.model.plan", plan_for_cuda)
     monkeypatch.setattr(compiled, "_compiled", lambda _: chunks("eager"))
-    made = model(variant="attention_gate", layer_norm=True, autoregressive=True)
+    made = model(**choices, autoregressive=True)
     given, parameters = inputs(), list(made.parameters())
     found, expected = made(*given), made(*given, engine=Engine.STEPS)
     assert {chosen.engine for chosen in found.plans} == {Engine.COMPILED}
+    assert [chosen.folded for chosen in found.plans] == [False, folded]
     torch.testing.assert_close(found.outputs, expected.outputs, rtol=0, atol=1e-12)
     slopes = (gradients(each, parameters) for each in (found, expected))
     for a, b in zip(*slopes, strict=True):
