@@ -16,6 +16,7 @@ from cluster.executor import Backend
 from cluster.submission import Script
 from jobs.catalog import DEFAULT_PRESET, WORKLOADS
 from jobs.commands.exits import FAILED, OK
+from jobs.commands.results import score_lines
 from jobs.commands.selection import add_runs_option
 from jobs.dependencies import placeholder
 from jobs.launch import Launcher
@@ -203,8 +204,8 @@ def _print_outcome(run: Path, as_json: bool) -> None:
         print(json.dumps({"run": str(run), "scores": scores}, indent=1))
         return
     print(f"\nrun       {run}")
-    for name, value in scores.items():
-        print(f"          {name.replace('_', ' '):<24}{value:.4f}")
+    for line in score_lines(scores):
+        print(f"          {line}")
     print(f"ensemble  {run / 'ensemble.zarr'}   sealed; 'yaoki verify' checks every byte")
     print(f"report    {run / 'report' / 'index.html'}")
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 
 from jobs.commands.exits import FAILED, OK
 from jobs.commands.selection import add_run_argument, find_run, workload_of
@@ -21,6 +22,12 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     add_run_argument(verify)
     verify.add_argument("--json", action="store_true", help="print JSON for a program to read")
     verify.set_defaults(handler=_verify)
+
+
+def score_lines(scores: Mapping[str, float]) -> list[str]:
+    """A line a score: its name in words, and its value in a column."""
+    width = 2 + max(map(len, scores), default=0)
+    return [f"{name.replace('_', ' '):<{width}}{value:.4f}" for name, value in scores.items()]
 
 
 def _collect(arguments: argparse.Namespace) -> int:
@@ -42,9 +49,7 @@ def _collect(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"run": str(run), "scores": scores, "missing": missing}, indent=1))
     else:
-        print(
-            "\n".join(f"{name.replace('_', ' '):<24}{value:.4f}" for name, value in scores.items())
-        )
+        print("\n".join(score_lines(scores)))
         print(f"report {run / 'report' / 'index.html'}")
     return OK
 

@@ -11,6 +11,7 @@ from cluster.slurm import SlurmBusyError
 from cluster.stage import RunError, Stage
 from jobs.commands.dispatch import _COMMANDS, parser
 from jobs.commands.exits import FAILED, IO_ERROR, UNAVAILABLE, USAGE, exit_code
+from jobs.commands.results import score_lines
 from jobs.launch import StageFailedError
 from pipelines.config import ConfigError
 
@@ -74,3 +75,8 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_an_expected_error_has_its_exit_code(error: Exception, code: int | None) -> None:
     assert exit_code(error) == code
+
+
+def test_scores_stand_in_a_column_however_long_their_names() -> None:
+    lines = score_lines({"mse": 1.0, "an_lstm_with_a_rather_long_name_mse": 0.25})
+    assert lines == [f"{'mse':<37}1.0000", "an lstm with a rather long name mse  0.2500"]
