@@ -31,14 +31,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 _BOX = pytest.StashKey[SlurmBox]()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Heal the box before each test on it, so that a daemon's death fails one test, not all.
+def _heal(session: pytest.Session) -> None:
+    """Bring the box back into service, if there is one.
 
-    Debian's slurmd has died of a fault of its own. systemd would start it again; here nobody does.
+    Debian's slurmd has died of a fault of its own. systemd would start it again; here nobody does,
+    and every test after it would fail.
     """
-    if item.get_closest_marker("slurm") and (box := item.session.stash.get(_BOX, None)):
+    if (box := session.stash.get(_BOX, None)) is not None:
         box.up()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def healed_for_a_file(request: pytest.FixtureRequest) -> None:
+    """Heal the box before the fixtures of a file use it."""
+    _heal(request.session)
+
+
+@pytest.fixture(autouse=True)
+def healed_for_a_test(request: pytest.FixtureRequest) -> None:
+    """Heal the box before a test on it; a fixture of its file may have had a fake Slurm in PATH."""
+    if request.node.get_closest_marker("slurm"):
+        _heal(request.session)
 
 
 @pytest.fixture(scope="session")

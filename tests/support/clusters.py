@@ -9,9 +9,10 @@ from typing import Protocol
 
 import psutil
 
-from cluster import RobustExecutor, RobustJob, slurm
+from cluster import RobustJob, slurm
 from cluster.slurmbox import SlurmBox
 from support.fake_slurm import FakeSlurm
+from support.victims import take_node
 from support.waiting import wait
 
 FREE_NODES, PREEMPTED_NODE, LOST_NODE = ("n0", "n1"), "n2", "n3"
@@ -68,11 +69,7 @@ class RealCluster:
     slowness: float = 1.0
 
     def preempt(self, job: RobustJob, folder: Path) -> None:
-        urgent = RobustExecutor(folder / "urgent", "slurm")
-        urgent.update_parameters(slurm_partition="urgent", timeout_min=2, mem_gb=0.2)
-        extra = {"exclusive": True, "nodelist": PREEMPTED_NODE}
-        urgent.update_parameters(slurm_additional_parameters=extra)
-        urgent.submit(time.sleep, 1).wait()
+        take_node(PREEMPTED_NODE, folder)
 
     def lose_node(self, job: RobustJob) -> None:
         self.box.kill_node(LOST_NODE)
