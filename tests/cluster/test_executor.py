@@ -53,12 +53,21 @@ def test_inline_and_local_train_alike(tmp_path: Path, uninterrupted: dict[str, o
 def test_interrupted_ends_bit_identical(
     tmp_path: Path, uninterrupted: dict[str, object], fault: str, cause: Cause
 ) -> None:
-    steps = random.sample(range(STEPS), 2)
+    steps = random.sample(range(STEPS - 1), 2)  # in the last step a signal is too late
     executor = RobustExecutor(tmp_path, "local", checkpoint_seconds=0.0)
     faults = {number: (fault, float(step)) for number, step in enumerate(sorted(steps), 1)}
     job = executor.submit(train_with_faults, 7, STEPS, faults)
     assert equal(job.result(), uninterrupted), f"faults: {faults}"
     assert _causes(job) == [cause] * 2 + [Cause.FINISHED]
+
+
+def test_a_member_told_to_leave_in_its_last_step_ends(
+    tmp_path: Path, uninterrupted: dict[str, object]
+) -> None:
+    faults = {1: ("SIGTERM", float(STEPS - 1))}
+    job = RobustExecutor(tmp_path, "local").submit(train_with_faults, 7, STEPS, faults)
+    assert equal(job.result(), uninterrupted)
+    assert _causes(job) == [Cause.FINISHED]
 
 
 def test_killed_inside_a_step_ends_bit_identical(

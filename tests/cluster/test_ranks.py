@@ -62,7 +62,7 @@ def test_faults_of_one_rank_cost_both_an_attempt_and_no_bit(
     tmp_path: Path, executor: RobustExecutor
 ) -> None:
     kinds = ["SIGTERM", "SIGKILL", "SIGUSR2"]
-    steps = sorted(random.sample(range(2, STEPS), len(kinds)))
+    steps = sorted(random.sample(range(2, STEPS - 1), len(kinds)))  # the last is too late to leave
     struck = [random.choice((0, 1)) for _ in kinds]
     faults: Faults = {
         (attempt, rank): (kind, step)
@@ -78,6 +78,15 @@ def test_faults_of_one_rank_cost_both_an_attempt_and_no_bit(
     told, killed = Cause.PREEMPTION, Cause.KILLED
     assert _causes(job) == [told, killed, told, Cause.FINISHED], faults
     assert _causes(whole) == [Cause.FINISHED]
+    _checks(job)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_told_to_leave_in_their_last_step_end(executor: RobustExecutor, rank: int) -> None:
+    faults: Faults = {(1, rank): ("SIGTERM", STEPS - 1)}
+    job = executor.submit(train_together, 3, STEPS, faults=faults)
+    assert job.result()["steps_done"] == STEPS
+    assert _causes(job) == [Cause.FINISHED]
     _checks(job)
 
 
