@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from cluster.checkpoint import CheckpointStore
-from cluster.interval import PRIOR_SECONDS, STALL_BUDGET, SaveCost, daly_interval
-from cluster.saving import BackgroundSaver
+from cluster.checkpoints.checkpoint import CheckpointStore
+from cluster.checkpoints.interval import PRIOR_SECONDS, STALL_BUDGET, SaveCost, daly_interval
+from cluster.checkpoints.saving import BackgroundSaver
 
 WIDTH = 1024
 

@@ -27,14 +27,15 @@ from typing import Any
 import submitit
 import torch
 
-from cluster import RobustExecutor, slurm
+from cluster import RobustExecutor
 from cluster.attempt import Attempt
 from cluster.calls import Call
 from cluster.cause import Cause
-from cluster.ledger import here
-from cluster.member import Member
-from cluster.signals import StopFlag
+from cluster.records.ledger import here
+from cluster.records.member import Member
+from cluster.scheduler import slurm
 from cluster.slurmbox import SlurmBox
+from cluster.stopping.signals import StopFlag
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -214,7 +215,7 @@ def lay_out_run(run: Path, members: int, queue: Path) -> None:
     """A run with members in every state, and what squeue says of them."""
     executor = RobustExecutor(run, "slurm", stage="train")
     executor.update_parameters(timeout_min=10)
-    executor.lay_out([Call("cluster.files:fsync_directory")] * members)
+    executor.lay_out([Call("cluster.records.files:fsync_directory")] * members)
     executor.send(range(members))
     (run / "plan.yaml").write_text("job: none\n")
     rows = []

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import hostmemory, oomkill, sacct, slurm
 from cluster.cause import STATE_CAUSES, Cause, JobFacts
 from cluster.distributed import failures
-from cluster.ledger import here
-from cluster.member import Member
-from cluster.patience import Patience
+from cluster.memory import hostmemory, oomkill
+from cluster.records.ledger import here
+from cluster.records.member import Member
+from cluster.scheduler import sacct, slurm
+from cluster.scheduler.patience import Patience
 from cluster.stage import RunError, Stage, wants_another_attempt
 
 #: A controller that restarts is waited for. Where the job is being ended, KillWait ends that too.

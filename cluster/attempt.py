@@ -10,18 +10,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
-from cluster import random_state
 from cluster.cause import Cause
-from cluster.checkpoint import Checkpoint, CheckpointError, CheckpointStore
-from cluster.deadline import DeadlineWatch, Overdue
-from cluster.fence import Fence, Superseded
-from cluster.footprint import peak_memory, processor_seconds
-from cluster.grace import Grace
-from cluster.hostmemory import microbatch_limit
-from cluster.interval import faults_near
-from cluster.member import Member
-from cluster.saving import Pace
-from cluster.signals import StopFlag
+from cluster.checkpoints import random_state
+from cluster.checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from cluster.checkpoints.interval import faults_near
+from cluster.checkpoints.saving import Pace
+from cluster.memory.footprint import peak_memory, processor_seconds
+from cluster.memory.hostmemory import microbatch_limit
+from cluster.records.fence import Fence, Superseded
+from cluster.records.member import Member
+from cluster.stopping.deadline import DeadlineWatch, Overdue
+from cluster.stopping.grace import Grace
+from cluster.stopping.signals import StopFlag
 
 #: Seconds between two notes of how far an attempt has come.
 _REPORT_SECONDS = 1.0
@@ -73,8 +73,8 @@ class Attempt:
         number: 1 for the first.
         stop: The flag that signals set.
         checkpoint_seconds: The longest time between saves. They come sooner where saves are
-            cheap and faults are frequent, see :mod:`cluster.interval`, which also says what
-            holds where it is None.
+            cheap and faults are frequent, see :mod:`cluster.checkpoints.interval`, which also says
+            what holds where it is None.
         keep: Checkpoints to keep.
         keep_bytes: Bytes that they may take together; two are kept in any case.
         signal_delay: Seconds before the time limit at which USR2 comes.

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 import cloudpickle
 
-from cluster.fence import Fence
-from cluster.files import replacing, unfenced, write_atomic
-from cluster.member import Member
+from cluster.records.fence import Fence
+from cluster.records.files import replacing, unfenced, write_atomic
+from cluster.records.member import Member
 from cluster.stage import RunError
 
 #: The end of a file of calls: where its table of contents begins.

@@ -24,7 +24,7 @@ class Cause(StrEnum):
 class Budgets:
     """How many times a member may be started again after each cause.
 
-    Out of host memory is never tried again unchanged; see :mod:`cluster.hostmemory`.
+    Out of host memory is never tried again unchanged; see :mod:`cluster.memory.hostmemory`.
     A budget is spent by a start that follows an end of that cause, never by an end alone: a
     requeue that failed costs nothing. ``finished`` and ``cancelled`` never start a member again.
     """

@@ -7,16 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import oomkill, shielding, signals, slurm
 from cluster.aftermath import prescribe, settle_lost_attempt
 from cluster.attempt import Attempt, Interrupted
 from cluster.calls import Call, Outcome, text_of
 from cluster.cause import Cause, stop_cause
-from cluster.fence import Superseded
-from cluster.ledger import here
-from cluster.member import Member
-from cluster.memory import DeviceOutOfMemoryError, is_out_of_memory
+from cluster.memory import oomkill
+from cluster.memory.refusal import DeviceOutOfMemoryError, is_out_of_memory
+from cluster.records.fence import Superseded
+from cluster.records.ledger import here
+from cluster.records.member import Member
+from cluster.scheduler import slurm
 from cluster.stage import Stage, over_budget, wants_another_attempt
+from cluster.stopping import shielding, signals
 
 #: Exit status of an attempt that ended before its member was done (EX_TEMPFAIL of sysexits.h).
 UNFINISHED = 75

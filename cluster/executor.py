@@ -10,18 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster import limits, signals, slurm
 from cluster.calls import Call, forget_calls, save_calls
 from cluster.cause import Budgets
 from cluster.collecting import retry_tag, unfinished
-from cluster.hostmemory import HostMemory
 from cluster.job import RobustJob
-from cluster.limits import Limits
 from cluster.local import LocalPool
-from cluster.patience import PATIENCE
-from cluster.sending import Sender
+from cluster.memory.hostmemory import HostMemory
+from cluster.scheduler import limits, slurm
+from cluster.scheduler.limits import Limits
+from cluster.scheduler.patience import PATIENCE
 from cluster.stage import RunError, Stage
-from cluster.submission import Script, ScriptWriter, task_counts
+from cluster.stopping import signals
+from cluster.submitting.sending import Sender
+from cluster.submitting.submission import Script, ScriptWriter, task_counts
 
 Backend = Literal["auto", "slurm", "local", "inline"]
 
@@ -41,7 +42,7 @@ class RobustExecutor:
         order: The place of the stage among others.
         budgets: How often each cause may start a member again.
         checkpoint_seconds: The longest time between saves; by default it follows from what they
-            cost and how often faults come, see :mod:`cluster.interval`.
+            cost and how often faults come, see :mod:`cluster.checkpoints.interval`.
         keep: Checkpoints to keep.
         keep_bytes: Bytes that they may take together; two are kept in any case.
         host_memory: What gives way where a member exceeds its memory on Slurm.

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, cast
 
-from cluster import slurm
 from cluster.calls import Outcome, RemoteError
 from cluster.cause import Cause
-from cluster.history import Reading
 from cluster.local import ask_to_leave
-from cluster.member import Member
+from cluster.records.history import Reading
+from cluster.records.member import Member
+from cluster.scheduler import slurm
 from cluster.stage import Stage, goes_on, verdict
 from cluster.watching import Watch
 

@@ -14,8 +14,8 @@ import psutil
 
 from cluster.aftermath import settle
 from cluster.environment import available_cores, member_environment
-from cluster.ledger import here
-from cluster.member import Member
+from cluster.records.ledger import here
+from cluster.records.member import Member
 from cluster.stage import Stage, wants_another_attempt
 from cluster.worker import LAUNCHER, module_command
 

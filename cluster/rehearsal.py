@@ -11,8 +11,8 @@ from typing import Any
 from cluster.attempt import Attempt, Interrupted, Work
 from cluster.calls import Call
 from cluster.execution import invoke
-from cluster.member import Member
-from cluster.signals import StopFlag
+from cluster.records.member import Member
+from cluster.stopping.signals import StopFlag
 
 
 class Rehearsal(Attempt):

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.cause import Budgets, Cause
-from cluster.files import write_atomic
-from cluster.history import History, Reading
-from cluster.hostmemory import HostMemory
-from cluster.member import Member
-from cluster.submissions import Submissions
+from cluster.memory.hostmemory import HostMemory
+from cluster.records.files import write_atomic
+from cluster.records.history import History, Reading
+from cluster.records.member import Member
+from cluster.records.submissions import Submissions
 
 
 class RunError(Exception):
@@ -34,7 +34,8 @@ class Stage:
         nodes: Nodes of one member.
         tasks_per_node: Tasks of one member on each of its nodes; each is a rank.
         budgets: How often each cause may start a member again.
-        checkpoint_seconds: The longest time between saves, or None: see :mod:`cluster.interval`.
+        checkpoint_seconds: The longest time between saves, or None: see
+            :mod:`cluster.checkpoints.interval`.
         keep: Checkpoints to keep.
         keep_bytes: Bytes that they may take together; two are kept in any case.
         signal_delay: Seconds before the time limit at which a member is told to leave.

@@ -9,13 +9,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from cluster import slurm
 from cluster.cause import Cause
-from cluster.deadline import Overdue
-from cluster.history import AttemptRecord, Reading
-from cluster.machine import birth
-from cluster.member import Member
+from cluster.records.history import AttemptRecord, Reading
+from cluster.records.machine import birth
+from cluster.records.member import Member
+from cluster.scheduler import slurm
 from cluster.stage import Stage, goes_on, load_stages
+from cluster.stopping.deadline import Overdue
 
 
 class State(StrEnum):

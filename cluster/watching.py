@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster import sacct, slurm
 from cluster.aftermath import note_lost, put_back
 from cluster.cause import STATE_CAUSES, Cause
-from cluster.files import locked
-from cluster.history import History, Reading
-from cluster.member import Member
-from cluster.patience import Patience
-from cluster.resending import send_again
+from cluster.records.files import locked
+from cluster.records.history import History, Reading
+from cluster.records.member import Member
+from cluster.scheduler import sacct, slurm
+from cluster.scheduler.patience import Patience
 from cluster.stage import Stage, goes_on, load_stages, verdict, wants_another_attempt
+from cluster.submitting.resending import send_again
 
 #: States in which Slurm has nothing more to do with a job.
 ENDED = (

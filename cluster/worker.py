@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster import shielding, signals
+from cluster.stopping import shielding, signals
 
 if TYPE_CHECKING:
     from cluster.stage import Stage
@@ -63,7 +63,7 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 if __name__ == "__mp_main__":  # a child that multiprocessing has spawned imports this module first
     shielding.shield_forks()
-    shielding.shield(os.getppid())
+    shielding.shield(os.getppid(), spawned=True)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

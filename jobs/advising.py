@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from cluster.advice import Advice
-from cluster.quantities import MemorySize, Walltime
+from cluster.accounts.advice import Advice
+from cluster.scheduler.quantities import MemorySize, Walltime
 
 #: What the settings are called in submitit's parameters.
 _PARAMETERS = {

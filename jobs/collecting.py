@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import zarr
 
 from cluster import Member
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 from jobs.outputs import ensemble_path
 from jobs.page import write_page
 from pipelines.report import Picture, Section, save_section

@@ -4,15 +4,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cluster import slurm
 from cluster.calls import Call
 from cluster.collecting import retry_tag, unfinished
 from cluster.executor import Backend, RobustExecutor
-from cluster.files import locked
-from cluster.member import Member
+from cluster.records.files import locked
+from cluster.records.member import Member
+from cluster.scheduler import slurm
 from cluster.stage import RunError
 from cluster.status import OPEN, MemberStatus, State, run_status
-from cluster.submission import Script
+from cluster.submitting.submission import Script
 from cluster.watching import lock_file
 from jobs.dependencies import Ahead, placeholder, waiting_for
 from jobs.solitude import alone

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cluster import Attempt, Member
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 from pipelines.config import Config
 from pipelines.plan import identity
 from pipelines.sinks import Mode, TensorBoardSink, WandbSink, run_id

@@ -3,11 +3,11 @@
 import time
 from pathlib import Path
 
-from cluster.advice import advice
-from cluster.bookkeeping import run_usage
-from cluster.slurm import SlurmError
+from cluster.accounts.advice import advice
+from cluster.accounts.bookkeeping import run_usage
+from cluster.accounts.usage import RunUsage
+from cluster.scheduler.slurm import SlurmError
 from cluster.status import MemberStatus
-from cluster.usage import RunUsage
 from jobs.advising import sentence
 from jobs.solitude import seen_status
 from pipelines.report import RunState, write_run_page

@@ -12,9 +12,9 @@ import yaml
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, RootModel
 
 from cluster.cause import Budgets
-from cluster.files import write_atomic
-from cluster.hostmemory import HostMemory, Order
-from cluster.quantities import MemorySize, Walltime
+from cluster.memory.hostmemory import HostMemory, Order
+from cluster.records.files import write_atomic
+from cluster.scheduler.quantities import MemorySize, Walltime
 from cluster.stage import RunError
 from pipelines.config import Config, digest
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 from pipelines.pictures import Pixels, decode_png
 from pipelines.tracking import (
     LoggedImage,

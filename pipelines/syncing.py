@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.files import append_line, locked, read_lines
-from cluster.member import Member
+from cluster.records.files import append_line, locked, read_lines
+from cluster.records.member import Member
 from cluster.stage import load_stages
 from pipelines.search import TRIALS
 from pipelines.sinks import WandbRun, WandbSink, replay

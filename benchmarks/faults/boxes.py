@@ -2,7 +2,7 @@
 
 import time
 
-from cluster import slurm
+from cluster.scheduler import slurm
 from cluster.slurmbox import SlurmBox
 
 

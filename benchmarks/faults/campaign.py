@@ -12,7 +12,7 @@ from benchmarks.faults.drive import Drive, Queue
 from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.schedule import Fault, of_member
 from benchmarks.faults.work import Terms
-from cluster import slurm
+from cluster.scheduler import slurm
 
 
 def run_campaign(

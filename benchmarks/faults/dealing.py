@@ -13,8 +13,8 @@ import psutil
 
 from benchmarks.faults import disk, scene
 from benchmarks.faults.schedule import Kind
-from cluster import slurm
-from cluster.patience import PATIENCE
+from cluster.scheduler import slurm
+from cluster.scheduler.patience import PATIENCE
 from cluster.slurmbox import SlurmBox
 
 #: Seconds after which a time limit strikes: Slurm looks every 30 s, and USR2 is to come before.

@@ -14,7 +14,7 @@ from benchmarks.faults.outcome import Blow, Outcome, cost
 from benchmarks.faults.scene import Life, Trace
 from benchmarks.faults.schedule import Fault, Kind
 from benchmarks.faults.work import Terms
-from cluster import slurm
+from cluster.scheduler import slurm
 
 #: States of Slurm's out of which a job comes only by the hand of somebody.
 ENDED = frozenset(("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL")) | {

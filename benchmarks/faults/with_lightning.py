@@ -26,7 +26,7 @@ from benchmarks.faults.work import (
     seed_everything,
     squared_error,
 )
-from cluster import random_state
+from cluster.checkpoints import random_state
 
 
 class Module(pl.LightningModule):

@@ -9,7 +9,7 @@ from submitit.helpers import DelayedSubmission
 
 from benchmarks.faults.scene import Scene
 from benchmarks.faults.work import Terms, Trainer, run_steps
-from cluster import random_state
+from cluster.checkpoints import random_state
 
 
 class NetworkTraining:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.faults.scene import Scene
-from cluster import Accumulator, random_state
+from cluster import Accumulator
+from cluster.checkpoints import random_state
 
 BATCH, FEATURES = 8, 8
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from benchmarks.kills import work
 from benchmarks.kills.blows import Aim, Blow, deal, doom, set_clock
-from cluster import signals
 from cluster.aftermath import settle
 from cluster.calls import Call, save_calls
 from cluster.cause import Budgets
 from cluster.execution import execute
-from cluster.member import Member
+from cluster.records.member import Member
 from cluster.stage import Stage
+from cluster.stopping import signals
 from pipelines.ensemble import read_layout, verify
 
 _DAY = 86400.0

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster import Attempt, Member, random_state
+from cluster import Attempt, Member
+from cluster.checkpoints import random_state
 from pipelines.ensemble import ArraySpec, create_ensemble, gather_provenance, write_member
 
 CONFIGURATION = "kills"

@@ -10,9 +10,9 @@ from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.report import Result, by_kind
 from benchmarks.faults.work import Terms
 from benchmarks.variants.array import TRAIN
-from cluster.bookkeeping import run_usage
+from cluster.accounts.bookkeeping import run_usage
+from cluster.accounts.usage import StageUsage
 from cluster.status import State, run_status
-from cluster.usage import StageUsage
 from jobs.lstm.comparing import Relation, Verdict
 from pipelines.plan import Plan
 

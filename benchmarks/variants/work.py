@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from benchmarks.faults.scene import Scene
-from cluster import Attempt, Member, random_state
+from cluster import Attempt, Member
 from cluster.attempt import Work
+from cluster.checkpoints import random_state
 from jobs.collecting import stored
 from jobs.lstm import training
 from jobs.lstm.config import LstmConfig

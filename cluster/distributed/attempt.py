@@ -7,12 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
-from cluster import random_state
 from cluster.attempt import Attempt, Interrupted, Work
-from cluster.checkpoint import Checkpoint
+from cluster.checkpoints import random_state
+from cluster.checkpoints.checkpoint import Checkpoint
 from cluster.distributed.meeting import Meeting, RankLost
 from cluster.distributed.team import Moment, RanksDisagreeError, Team, is_lost_rank
-from cluster.signals import StopFlag
+from cluster.stopping.signals import StopFlag
 
 
 @runtime_checkable

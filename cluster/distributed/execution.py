@@ -17,11 +17,11 @@ from cluster.execution import (
     rules_of_attempts,
     run,
 )
-from cluster.fence import Superseded
-from cluster.ledger import Ledger, here
-from cluster.member import Member
-from cluster.signals import StopFlag
+from cluster.records.fence import Superseded
+from cluster.records.ledger import Ledger, here
+from cluster.records.member import Member
 from cluster.stage import Stage
+from cluster.stopping.signals import StopFlag
 
 
 def execute_rank(stage: Stage, index: int, stop: StopFlag) -> int:

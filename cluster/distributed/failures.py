@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cluster.calls import Outcome
 from cluster.cause import Cause
-from cluster.files import write_atomic
-from cluster.member import Member
+from cluster.records.files import write_atomic
+from cluster.records.member import Member
 
 
 @dataclass(frozen=True)

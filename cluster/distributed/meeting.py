@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import psutil
 
 from cluster.distributed.place import Place
-from cluster.files import write_atomic
-from cluster.machine import boot_id
+from cluster.records.files import write_atomic
+from cluster.records.machine import boot_id
 
 if TYPE_CHECKING:  # torch's types name it only where it is made
     from torch._C._distributed_c10d import TCPStore

@@ -13,10 +13,10 @@ import time
 import uuid
 from pathlib import Path
 
-from cluster import signals
-from cluster.deadline import grace_seconds
 from cluster.distributed.place import task_environment
 from cluster.stage import Stage
+from cluster.stopping import signals
+from cluster.stopping.deadline import grace_seconds
 from cluster.worker import LAUNCHER, module_command
 
 _POLL_SECONDS = 0.02

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from cluster.machine import after_name
+from cluster.records.machine import after_name
 
 
 def arguments(pid: int) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cluster import Accumulator, Attempt, RobustExecutor
-from cluster.hostmemory import limited
+from cluster.memory.hostmemory import limited
 
 SAMPLES, BATCH = 512, 32
 

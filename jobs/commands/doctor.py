@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from cluster import slurm
 from cluster.environment import available_cores
+from cluster.scheduler import slurm
 from cluster.slurmbox import missing_packages
 from jobs.commands.exits import FAILED, OK
 from jobs.commands.selection import add_runs_option

@@ -12,7 +12,7 @@ INTERRUPTED = 130
 
 #: Where the errors are that a command may expect.
 _ERRORS = {
-    ("cluster.slurm", "SlurmError"): UNAVAILABLE,
+    ("cluster.scheduler.slurm", "SlurmError"): UNAVAILABLE,
     ("cluster.stage", "RunError"): USAGE,
     ("jobs.launch", "StageFailedError"): FAILED,
     ("pipelines.config", "ConfigError"): USAGE,

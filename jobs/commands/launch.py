@@ -11,9 +11,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cluster import slurm
 from cluster.executor import Backend
-from cluster.submission import Script
+from cluster.scheduler import slurm
+from cluster.submitting.submission import Script
 from jobs.catalog import DEFAULT_PRESET, WORKLOADS
 from jobs.commands.exits import FAILED, OK
 from jobs.commands.results import score_lines

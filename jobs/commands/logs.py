@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.member import Member
+from cluster.records.member import Member
 from cluster.stage import RunError
 from cluster.status import OPEN, State
 from jobs.commands.exits import OK

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cluster.quantities import duration
+from cluster.scheduler.quantities import duration
 from cluster.status import ENDED_SHORT, MemberStatus, State
 
 _STYLES = {

@@ -10,11 +10,11 @@ from errno import EACCES, EPERM, EROFS
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.advice import Advice, advice
-from cluster.bookkeeping import run_usage
-from cluster.quantities import duration
+from cluster.accounts.advice import Advice, advice
+from cluster.accounts.bookkeeping import run_usage
+from cluster.accounts.usage import AttemptUsage, RunUsage, StageUsage, Totals
+from cluster.scheduler.quantities import duration
 from cluster.status import OPEN
-from cluster.usage import AttemptUsage, RunUsage, StageUsage, Totals
 from jobs.advising import sentence
 from jobs.commands.exits import OK
 from jobs.commands.selection import add_every_option, add_run_argument, chosen_members, find_run

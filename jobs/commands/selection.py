@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.member import Member
+from cluster.records.member import Member
 from cluster.stage import RunError, load_stages
 
 if TYPE_CHECKING:

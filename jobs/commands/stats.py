@@ -62,7 +62,7 @@ def _stats(arguments: argparse.Namespace) -> int:
 
 
 def _bytes(text: str) -> int:
-    from cluster.quantities import MemorySize
+    from cluster.scheduler.quantities import MemorySize
 
     try:
         return MemorySize.parse(text).bytes

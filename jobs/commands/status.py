@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from cluster.slurm import SlurmError
+from cluster.scheduler.slurm import SlurmError
 from cluster.stage import RunError
 from cluster.status import ENDED_SHORT, OPEN, MemberStatus, State
 from jobs.commands.exits import FAILED, OK

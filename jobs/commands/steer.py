@@ -5,10 +5,10 @@ import json
 import socket
 from pathlib import Path
 
-from cluster import slurm
 from cluster.executor import Backend
 from cluster.local import ask_to_leave
-from cluster.member import Member
+from cluster.records.member import Member
+from cluster.scheduler import slurm
 from cluster.stage import RunError
 from cluster.status import OPEN
 from jobs.commands.exits import OK

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.member import Member
+from cluster.records.member import Member
 from cluster.stage import RunError
 from jobs.commands.exits import OK, UNAVAILABLE
 from jobs.commands.selection import add_run_argument, chosen_members, find_run

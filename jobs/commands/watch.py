@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from cluster.slurm import SlurmBusyError
+from cluster.scheduler.slurm import SlurmBusyError
 from cluster.status import ENDED_SHORT, OPEN, MemberStatus
 from cluster.watching import Notice, Watch
 from jobs.commands.exits import FAILED, OK

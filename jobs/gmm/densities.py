@@ -11,7 +11,7 @@ import zarr
 from torch import Tensor
 
 from cluster import Attempt, Member
-from cluster.files import fsync_directory
+from cluster.records.files import fsync_directory
 from jobs.gmm.config import DataConfig, GmmConfig
 from kernels.gmm.families import draw_batch, random_edges
 from kernels.gmm.gridded import Gridded, Kind

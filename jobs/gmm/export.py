@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 from jobs.gmm.config import GmmConfig
 from jobs.outputs import weights_path
 from pipelines.config import load, preset_names

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cluster import random_state
+from cluster.checkpoints import random_state
 from jobs.gmm.config import GmmConfig
 from jobs.gmm.densities import Batch, Drawn
 from jobs.gmm.training import Fitting, untrained

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 from jobs.lstm.collection import Collected, Tested
 from pipelines.fluxes.scores import Interval, over_seeds
 

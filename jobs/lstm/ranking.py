@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 from jobs.collecting import save_picture
 from jobs.lstm.collection import Collected
 from pipelines.figures.search import search_history, search_parameters

@@ -1,6 +1,6 @@
 """Configurations: YAML 1.2 in, one frozen and typed object out, every problem told by its line."""
 
-from cluster.quantities import MemorySize, Walltime
+from cluster.scheduler.quantities import MemorySize, Walltime
 from pipelines.config.fields import Config
 from pipelines.config.loader import ConfigError, Source
 from pipelines.config.meanings import meanings

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 from pipelines.ensemble.documents import (
     EnsembleError,
     FormatError,

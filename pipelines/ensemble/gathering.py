@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.files import fsync_directory, replacing
+from cluster.records.files import fsync_directory, replacing
 from pipelines.ensemble.documents import EnsembleError, Stored, reported
 from pipelines.ensemble.layout import Layout, read_layout
 from pipelines.ensemble.members import (
@@ -162,7 +162,7 @@ def _copy(source: Path, target: Path, stored: Stored) -> None:
 
 
 def _write_all(files: Mapping[Path, bytes]) -> None:
-    """Write files as :func:`cluster.files.write_atomic` does, all at once.
+    """Write files as :func:`cluster.records.files.write_atomic` does, all at once.
 
     The journal of a file system takes many files in one commit, so threads that wait together
     wait less; and a directory that is made durable once holds all names.

@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from cluster.files import replacing, write_atomic
+from cluster.records.files import replacing, write_atomic
 from pipelines.ensemble.documents import (
     EnsembleError,
     FormatError,

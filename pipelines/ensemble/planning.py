@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.files import fsync_directory, write_atomic
+from cluster.records.files import fsync_directory, write_atomic
 from pipelines.ensemble.documents import EnsembleError, Stored, reported, seal, unseal
 from pipelines.ensemble.layout import NAMESPACE, ArraySpec, Coordinate, Layout, group_attributes
 

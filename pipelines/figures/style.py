@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5D4E8C", "#000000")
 INK, MUTED, GRID, UNSEEN = "#1f2430", "#5b6270", "#e3e6eb", "#c9ccd1"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 from pipelines.fluxes.records import FluxError, FluxRecords
 from pipelines.fluxes.splits import Mask
 

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from cluster.files import fsync_directory, write_atomic
+from cluster.records.files import fsync_directory, write_atomic
 from kernels.gmm import Kind
 from pipelines.ensemble.encoding import consolidated
 

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cluster.quantities import duration
+from cluster.accounts.usage import Totals
+from cluster.scheduler.quantities import duration
 from cluster.stage import load_stages
-from cluster.usage import Totals
 from pipelines.ensemble import EnsembleError
 from pipelines.report.charts import Group, curves_html
 from pipelines.report.content import Measured, Picture, Section, Table

@@ -4,9 +4,9 @@ from collections import Counter
 from html import escape
 from pathlib import Path
 
-from cluster.quantities import duration
+from cluster.accounts.usage import MemberUsage, StageUsage, Totals
+from cluster.scheduler.quantities import duration
 from cluster.status import ENDED_SHORT, OPEN, MemberStatus, State
-from cluster.usage import MemberUsage, StageUsage, Totals
 from pipelines.report.content import Fact, Link, Measured, Section, Table
 from pipelines.report.elements import details, section_html, table_html
 from pipelines.report.state import RunState, clock

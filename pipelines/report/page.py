@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 
 _FOOTER = "One file: nothing is loaded from the network."
 

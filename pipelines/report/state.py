@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from cluster.accounts.usage import RunUsage
 from cluster.status import MemberStatus
-from cluster.usage import RunUsage
 from pipelines.plan import load_plan
 from pipelines.report.content import Link
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 from cluster.stage import RunError
 from pipelines.report.content import Fact, Picture, Section, Table
 

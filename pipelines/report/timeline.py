@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from cluster.accounts.timeline import Parts
+from cluster.accounts.usage import AttemptUsage, MemberUsage
 from cluster.cause import Cause
-from cluster.quantities import duration
-from cluster.timeline import Parts
-from cluster.usage import AttemptUsage, MemberUsage
+from cluster.scheduler.quantities import duration
 from pipelines.report.content import Measured, Table
 from pipelines.report.elements import details, table_html
 from pipelines.report.scales import clock_text, clock_ticks

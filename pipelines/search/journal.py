@@ -16,7 +16,7 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
-from cluster.files import fsync_directory, locked, unfenced
+from cluster.records.files import fsync_directory, locked, unfenced
 from pipelines.search.trials import SearchError
 
 

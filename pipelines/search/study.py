@@ -23,7 +23,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from cluster.files import unfenced
+from cluster.records.files import unfenced
 from pipelines.search.journal import Journal
 from pipelines.search.settings import SearchConfig
 from pipelines.search.space import Axis, Choice, Space

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from cluster.member import Member
+from cluster.records.member import Member
 from pipelines.config.sweep import Point
 
 #: Below ``members``, beside the stages, but none of them: nothing of it is sent to Slurm.

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
-from cluster import random_state
+from cluster.checkpoints import random_state
 from pipelines.search.study import Study
 from pipelines.search.trials import SearchError, State, Trial
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster.files import fsync_directory, write_atomic
+from cluster.records.files import fsync_directory, write_atomic
 from pipelines.ensemble import ArraySpec, EnsembleError, Layout, read_layout
 from pipelines.ensemble.documents import reported
 from pipelines.statistics.fields import Discarded, Fields, Kept, Stored

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 from pipelines.ensemble import ArraySpec, Layout, read_layout
 from pipelines.ensemble.documents import reported
 from pipelines.statistics.onepass import Pass, Sliceable, check_truth, valid_members

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 from pipelines.ensemble import EnsembleError, read_layout
 from pipelines.statistics.onepass import Sliceable
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-from cluster.files import fsync_directory, write_atomic
+from cluster.records.files import fsync_directory, write_atomic
 from pipelines.tracking.rows import MetricsError, Row, encode_row, parse_row, plain_value
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,10 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from cluster import Accumulator, Attempt, OptimizerStep, fit_microbatch, random_state
-from cluster.accumulator import Loss
-from cluster.undoing import BufferCopy
+from cluster import Accumulator, Attempt, OptimizerStep, fit_microbatch
+from cluster.checkpoints import random_state
+from cluster.memory.accumulator import Loss
+from cluster.memory.undoing import BufferCopy
 from pipelines.training.guard import (
     Fault,
     Guard,

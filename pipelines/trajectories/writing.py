@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.files import fsync_directory
+from cluster.records.files import fsync_directory
 from pipelines.trajectories.form import (
     FORMAT,
     RESERVED,

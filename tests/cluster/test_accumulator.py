@@ -13,9 +13,9 @@ from support.shortage import Problem, refuse, run_short_of_memory, sizes
 from support.small_work import equal
 from torch import Tensor
 
-from cluster import random_state
-from cluster.accumulator import Accumulator
-from cluster.memory import DeviceOutOfMemoryError
+from cluster.checkpoints import random_state
+from cluster.memory.accumulator import Accumulator
+from cluster.memory.refusal import DeviceOutOfMemoryError
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("quick_collection")
@@ -26,7 +26,7 @@ _REAL_SHORTAGE = """
 import json, resource
 from pathlib import Path
 import torch
-from cluster.accumulator import Accumulator
+from cluster.memory.accumulator import Accumulator
 
 torch.set_num_threads(1)
 w = torch.ones(1, requires_grad=True)
@@ -231,7 +231,7 @@ def test_every_heal_shrinks_to_half_at_most_and_keeps_whole_grains(
 def test_a_heal_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     problem = Problem(8)
     refuse(problem, 1, "forward")
-    with caplog.at_level(logging.WARNING, "cluster.accumulator"):
+    with caplog.at_level(logging.WARNING, "cluster.memory.accumulator"):
         problem.gradients(Accumulator(8, 8, 2))
     assert "microbatch now 4 of a batch of 8 (grain 2)" in caplog.text
 

@@ -16,7 +16,8 @@ import json, sys
 sys.path.append(sys.argv[4])
 import torch
 import torch.distributed as dist
-from cluster import Accumulator, fit_microbatch, random_state
+from cluster import Accumulator, fit_microbatch
+from cluster.checkpoints import random_state
 from support.shortage import Problem, refuse
 from support.small_work import equal
 

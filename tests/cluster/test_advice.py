@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.advice import Advice, advice
+from cluster.accounts.advice import Advice, advice
+from cluster.accounts.timeline import Parts
+from cluster.accounts.usage import AttemptUsage, MemberUsage, StageUsage
 from cluster.cause import Cause
-from cluster.interval import LONGEST
+from cluster.checkpoints.interval import LONGEST
 from cluster.stage import Stage
-from cluster.timeline import Parts
-from cluster.usage import AttemptUsage, MemberUsage, StageUsage
 
 HOUR = 3600.0
 GOOD = Parts(useful=HOUR)

@@ -8,7 +8,7 @@ from support.commands import RUNNING, Commands
 from cluster import Budgets, Cause, Member
 from cluster.aftermath import main, settle, settle_lost_attempt
 from cluster.cause import JobFacts
-from cluster.ledger import here
+from cluster.records.ledger import here
 from cluster.stage import Stage
 
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from support.disks import fill, small_disk
 from support.small_work import SmallTrainer, equal
 
-from cluster import Attempt, Interrupted, Member, saving
-from cluster.checkpoint import CheckpointError
-from cluster.deadline import KILL_WAIT
-from cluster.signals import StopFlag
+from cluster import Attempt, Interrupted, Member
+from cluster.checkpoints import saving
+from cluster.checkpoints.checkpoint import CheckpointError
+from cluster.stopping.deadline import KILL_WAIT
+from cluster.stopping.signals import StopFlag
 
 NEVER = 1e9
 

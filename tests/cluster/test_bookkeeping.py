@@ -10,10 +10,10 @@ import pytest
 from support.commands import Commands
 
 from cluster import Cause
-from cluster.bookkeeping import run_usage
+from cluster.accounts.bookkeeping import run_usage
+from cluster.accounts.timeline import Parts
+from cluster.accounts.usage import MemberUsage
 from cluster.stage import Stage
-from cluster.timeline import Parts
-from cluster.usage import MemberUsage
 
 T0 = 1_700_000_000.0
 SLURM = {"array_job_id": "17", "array_task_id": "0", "mem_per_node": "2048", "cpus_on_node": "4"}

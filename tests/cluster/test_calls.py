@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.calls import Call, save_calls
-from cluster.member import Member
+from cluster.records.member import Member
 from cluster.stage import RunError
 
 functions = st.sampled_from([divmod, "operator:add", lambda *_: "by value"])

@@ -18,7 +18,7 @@ from cluster.cause import (
     JobFacts,
     stop_cause,
 )
-from cluster.slurm import parse_job_facts
+from cluster.scheduler.slurm import parse_job_facts
 
 limits = st.floats(120.0, 7 * 86_400.0)
 delays = st.integers(1, 3600)

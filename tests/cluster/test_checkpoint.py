@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from support.disks import fill, small_disk
 from support.small_work import SmallTrainer, equal
 
-from cluster import random_state
-from cluster.checkpoint import CheckpointError, CheckpointStore
+from cluster.checkpoints import random_state
+from cluster.checkpoints.checkpoint import CheckpointError, CheckpointStore
 
 _SAVE_FOREVER = """
 import itertools, sys
 from pathlib import Path
 import torch
-from cluster.checkpoint import CheckpointStore
+from cluster.checkpoints.checkpoint import CheckpointStore
 store = CheckpointStore(Path(sys.argv[1]))
 for step in itertools.count(1):
     store.save(step, {"step": step, "weights": torch.full((200_000,), float(step))})

@@ -14,8 +14,14 @@ import cloudpickle
 import pytest
 
 from cluster import Attempt, Budgets, Cause, RobustExecutor
-from cluster.deadline import DEFAULT_KILL_WAIT, KILL_WAIT, DeadlineWatch, Overdue, grace_seconds
-from cluster.signals import StopFlag
+from cluster.stopping.deadline import (
+    DEFAULT_KILL_WAIT,
+    KILL_WAIT,
+    DeadlineWatch,
+    Overdue,
+    grace_seconds,
+)
+from cluster.stopping.signals import StopFlag
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -7,7 +7,7 @@ import pytest
 from cluster import Cause
 from cluster.calls import Outcome
 from cluster.distributed.failures import Failure, settled
-from cluster.member import Member
+from cluster.records.member import Member
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from support.fake_slurm import FakeSlurm
 from support.waiting import wait
 
-from cluster import sacct, slurm
+from cluster.scheduler import sacct, slurm
 
 #: Tells what it sees, and goes on until it is asked to stop.
 _STUBBORN = "trap 'echo term' TERM; echo run $SLURM_RESTART_COUNT; while :; do sleep 0.05; done"

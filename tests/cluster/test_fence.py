@@ -20,16 +20,16 @@ from support.waiting import wait
 
 from cluster import Attempt, Cause, CheckpointStore, Ledger, Member, RobustExecutor, aftermath
 from cluster.calls import Outcome
-from cluster.fence import Fence, Superseded
-from cluster.saving import BackgroundSaver
-from cluster.signals import StopFlag
+from cluster.checkpoints.saving import BackgroundSaver
+from cluster.records.fence import Fence, Superseded
+from cluster.stopping.signals import StopFlag
 
 STEPS, PAUSE = 60, 0.02
 
 _START = """
 import sys
 from pathlib import Path
-from cluster.ledger import Ledger
+from cluster.records.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
 sys.stdin.readline()
 print(*(ledger.start({}) for _ in range(20)))

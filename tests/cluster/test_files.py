@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.disks import fill, small_disk
 
-from cluster.files import append_line, read_lines, replacing, write_atomic
+from cluster.records.files import append_line, read_lines, replacing, write_atomic
 
 _REPLACE_FOREVER = """
 import itertools, sys
 from pathlib import Path
-from cluster.files import write_atomic
+from cluster.records.files import write_atomic
 path = Path(sys.argv[1])
 for letter in itertools.cycle((b"b", b"a")):
     write_atomic(path, letter * 1_000_000)
@@ -28,7 +28,7 @@ for letter in itertools.cycle((b"b", b"a")):
 _APPEND = """
 import sys
 from pathlib import Path
-from cluster.files import append_line
+from cluster.records.files import append_line
 for number in range(60):
     text = sys.argv[2] * (1 + 997 * number % 6000)
     append_line(Path(sys.argv[1]), {"writer": sys.argv[2], "number": number, "text": text})

@@ -11,7 +11,7 @@ from support.small_work import equal
 from torch import Tensor
 
 from cluster import Accumulator
-from cluster.growing import Growth
+from cluster.memory.growing import Growth
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("quick_collection")

@@ -14,7 +14,7 @@ from support.commands import RUNNING, Commands
 from cluster import Attempt, Budgets, Cause, HostMemory, Member
 from cluster.aftermath import main, settle, settle_lost_attempt
 from cluster.cause import JobFacts
-from cluster.hostmemory import (
+from cluster.memory.hostmemory import (
     Order,
     Sizes,
     attempt_sizes,
@@ -23,9 +23,9 @@ from cluster.hostmemory import (
     microbatch_limit,
     next_sizes,
 )
-from cluster.ledger import here
-from cluster.signals import StopFlag
+from cluster.records.ledger import here
 from cluster.stage import Stage, wants_another_attempt
+from cluster.stopping.signals import StopFlag
 
 OUT_OF_MEMORY = JobFacts("RUNNING", out_of_memory=True)
 

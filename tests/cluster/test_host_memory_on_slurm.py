@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cluster import Attempt, Budgets, Cause, HostMemory, RobustExecutor, RobustJob
-from cluster.hostmemory import Order, Sizes, attempt_sizes, limited
+from cluster.memory.hostmemory import Order, Sizes, attempt_sizes, limited
 from cluster.slurmbox import SlurmBox
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]

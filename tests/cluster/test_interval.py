@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import Cause, Member
-from cluster.interval import (
+from cluster.checkpoints.interval import (
     LONGEST,
     PRIOR_SECONDS,
     RESCUE_BUDGET,
@@ -23,7 +23,7 @@ from cluster.interval import (
     stall_interval,
     young_interval,
 )
-from cluster.ledger import AttemptRecord
+from cluster.records.ledger import AttemptRecord
 
 costs = st.floats(1e-3, 1e3)
 times = st.floats(1e1, 1e6)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cluster.cause import Cause
-from cluster.files import append_line
-from cluster.ledger import Ledger, here
+from cluster.records.files import append_line
+from cluster.records.ledger import Ledger, here
 
 causes = st.sampled_from(list(Cause))
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fake_slurm import FakeSlurm
 
-from cluster import RobustExecutor, limits, slurm
-from cluster.accounting import SubmitLimit
-from cluster.limits import Limits, SubmitLimitError
+from cluster import RobustExecutor
+from cluster.scheduler import limits, slurm
+from cluster.scheduler.accounting import SubmitLimit
+from cluster.scheduler.limits import Limits, SubmitLimitError
 
 ROWS: dict[str, list[dict[str, str]]] = {
     "user": [{"name": "ada", "defaultaccount": "waves"}],

@@ -21,7 +21,7 @@ from cluster.calls import Call
 from cluster.environment import available_cores
 from cluster.execution import execute
 from cluster.local import LocalPool, pool_size
-from cluster.signals import StopFlag
+from cluster.stopping.signals import StopFlag
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.memory import DeviceOutOfMemoryError, Refusal, is_out_of_memory, tried
+from cluster.memory.refusal import DeviceOutOfMemoryError, Refusal, is_out_of_memory, tried
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ from support.small_work import SmallTrainer, equal, train
 from support.waiting import wait
 from torch.utils.data import DataLoader, TensorDataset
 
-from cluster import Attempt, Cause, RobustExecutor, RobustJob, shielded, slurm
+from cluster import Attempt, Cause, RobustExecutor, RobustJob, shielded
+from cluster.scheduler import slurm
 from cluster.status import State, run_status
 
 pytestmark = pytest.mark.timeout(600)

@@ -7,7 +7,7 @@ import pytest
 from support.commands import RUNNING, Commands
 
 from cluster.cause import JobFacts
-from cluster.oomkill import cgroup_verdict, examined
+from cluster.memory.oomkill import cgroup_verdict, examined
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.patience import Patience
-from cluster.slurm import SlurmBusyError, SlurmError
+from cluster.scheduler.patience import Patience
+from cluster.scheduler.slurm import SlurmBusyError, SlurmError
 
 
 @given(st.integers(1, 12), st.floats(0.001, 5.0), st.floats(0.001, 60.0))

@@ -12,8 +12,9 @@ from support.shortage import Device, run_short_of_memory, sizes
 from support.small_work import equal
 from torch import Tensor, nn
 
-from cluster import Accumulator, fit_microbatch, random_state
-from cluster.probing import largest_fitting
+from cluster import Accumulator, fit_microbatch
+from cluster.checkpoints import random_state
+from cluster.memory.probing import largest_fitting
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("quick_collection")
@@ -129,7 +130,7 @@ def test_headroom_is_left_where_the_device_was_full(
     capacity: int, headroom: float, found: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     training, accumulator = Training(64, capacity), Accumulator(64, 64, 2)
-    with caplog.at_level(logging.INFO, "cluster.probing"):
+    with caplog.at_level(logging.INFO, "cluster.memory.probing"):
         fit_microbatch(accumulator, training.loss, training.net, headroom=headroom)
     assert accumulator.microbatch == found
     assert f"microbatch {found} of a batch of 64" in caplog.text

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.quantities import MemorySize, Walltime
+from cluster.scheduler.quantities import MemorySize, Walltime
 
 
 @pytest.mark.parametrize(
@@ -123,5 +123,5 @@ def test_quantities_order_by_size() -> None:
 
 
 def test_the_module_needs_no_pydantic() -> None:
-    code = "import sys, cluster.quantities; sys.exit('pydantic' in sys.modules)"
+    code = "import sys, cluster.scheduler.quantities; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import random_state
+from cluster.checkpoints import random_state
 
 
 def _draws() -> list[float]:

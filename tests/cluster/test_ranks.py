@@ -14,10 +14,10 @@ from support.team_work import Faults, TeamTrainer, train_together
 from support.waiting import wait
 
 from cluster import Attempt, Budgets, Cause, CheckpointStore, RobustExecutor, RobustJob
-from cluster.checkpoint import CheckpointError
-from cluster.member import Member
-from cluster.random_state import capture
-from cluster.signals import StopFlag
+from cluster.checkpoints.checkpoint import CheckpointError
+from cluster.checkpoints.random_state import capture
+from cluster.records.member import Member
+from cluster.stopping.signals import StopFlag
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

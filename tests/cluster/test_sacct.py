@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from support.commands import Commands
 
-from cluster import sacct
-from cluster.sacct import JobRun
-from cluster.slurm import SlurmError
+from cluster.scheduler import sacct
+from cluster.scheduler.sacct import JobRun
+from cluster.scheduler.slurm import SlurmError
 
 #: As Slurm 22.05 prints them: an element that was requeued, one that runs, one that waits.
 ROWS = """\

@@ -14,10 +14,10 @@ import torch
 from support.disks import fill, small_disk
 from support.small_work import SmallTrainer, equal
 
-from cluster.checkpoint import CheckpointError, CheckpointStore
-from cluster.grace import Grace
-from cluster.interval import Faults
-from cluster.saving import BackgroundSaver, Pace
+from cluster.checkpoints.checkpoint import CheckpointError, CheckpointStore
+from cluster.checkpoints.interval import Faults
+from cluster.checkpoints.saving import BackgroundSaver, Pace
+from cluster.stopping.grace import Grace
 
 NEVER = 1e9
 
@@ -25,8 +25,8 @@ _SAVE_FOREVER = """
 import itertools, sys
 from pathlib import Path
 import torch
-from cluster.checkpoint import CheckpointStore
-from cluster.saving import BackgroundSaver
+from cluster.checkpoints.checkpoint import CheckpointStore
+from cluster.checkpoints.saving import BackgroundSaver
 saver = BackgroundSaver(CheckpointStore(Path(sys.argv[1])))
 weights = torch.zeros(200_000)
 for step in itertools.count(1):
@@ -42,9 +42,9 @@ import os, sys, threading
 from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
-from cluster.checkpoint import CheckpointStore
-from cluster.saving import BackgroundSaver
-from cluster.snapshot import snapshot
+from cluster.checkpoints.checkpoint import CheckpointStore
+from cluster.checkpoints.saving import BackgroundSaver
+from cluster.checkpoints.snapshot import snapshot
 
 class Busy(CheckpointStore):
     def save(self, step, state):

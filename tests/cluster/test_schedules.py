@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.controller import Controller, Job
 
-from cluster import Attempt, Budgets, Cause, Interrupted, Member, RobustJob, aftermath, slurm
+from cluster import Attempt, Budgets, Cause, Interrupted, Member, RobustJob, aftermath
 from cluster.calls import Call
 from cluster.execution import execute
-from cluster.patience import Patience
-from cluster.signals import StopFlag
+from cluster.scheduler import slurm
+from cluster.scheduler.patience import Patience
 from cluster.stage import Stage, verdict
+from cluster.stopping.signals import StopFlag
 from cluster.watching import Watch
 
 QUICK = Patience(tries=2, first=0.0)

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 from support.fake_slurm import FakeSlurm
 
-from cluster import RobustExecutor, slurm
+from cluster import RobustExecutor
 from cluster import executor as executor_module
-from cluster.accounting import SubmitLimit
 from cluster.calls import Call
-from cluster.limits import Limits, SubmitLimitError
-from cluster.patience import Patience
-from cluster.sending import Sender
+from cluster.scheduler import slurm
+from cluster.scheduler.accounting import SubmitLimit
+from cluster.scheduler.limits import Limits, SubmitLimitError
+from cluster.scheduler.patience import Patience
+from cluster.submitting.sending import Sender
 
 QUICK = Patience(tries=4, first=0.001)
 

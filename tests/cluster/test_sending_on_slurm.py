@@ -9,10 +9,11 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from cluster import Attempt, Cause, RobustExecutor, RobustJob, limits
+from cluster import Attempt, Cause, RobustExecutor, RobustJob
 from cluster import executor as executor_module
-from cluster.limits import SubmitLimitError
-from cluster.patience import Patience
+from cluster.scheduler import limits
+from cluster.scheduler.limits import SubmitLimitError
+from cluster.scheduler.patience import Patience
 from cluster.slurmbox import SlurmBox
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -18,7 +18,8 @@ from typing import IO
 
 import pytest
 
-from cluster import shielded, signals
+from cluster import shielded
+from cluster.stopping import signals
 
 
 def _programs() -> None:
@@ -125,12 +126,30 @@ def _pools() -> None:
             assert pool.apply(os.getpid) == worker, method
         process = multiprocessing.Process(target=_forever)
         process.start()
-        while not _has_term(process.pid, "SigBlk"):
-            time.sleep(0.01)
+        _wait_until_shielded(process.pid)
         process.terminate()
         process.join()
         assert process.exitcode == -signal.SIGTERM, method
     assert not flag
+
+
+class _Slow:
+    """Takes its time to arrive in another process."""
+
+    def __reduce__(self) -> tuple[Callable[[float], None], tuple[float]]:
+        return time.sleep, (0.3,)
+
+
+def _ended_at_once() -> None:
+    # A fork server's child learns only from what it is sent which process asked for it.
+    signals.install()
+    multiprocessing.set_start_method("forkserver")
+    process = multiprocessing.Process(target=_forever, args=(_Slow(),))
+    process.start()
+    _wait_until_shielded(process.pid)
+    process.terminate()
+    process.join()
+    assert process.exitcode == -signal.SIGTERM
 
 
 def _long_call(number: int) -> None:
@@ -159,7 +178,7 @@ def _long_call_term() -> None:
 
 SCENES = (
     *(_programs, _strangers_and_parent, _an_order_right_after_the_fork, _own_handler),
-    *(_grandchildren, _orphans, _pools, _long_call_usr2, _long_call_term),
+    *(_grandchildren, _orphans, _pools, _ended_at_once, _long_call_usr2, _long_call_term),
 )
 
 
@@ -199,6 +218,11 @@ def _wait_until_received(pid: int) -> None:
         time.sleep(0.01)
 
 
+def _wait_until_shielded(pid: int | None) -> None:
+    while not _has_term(pid, "SigBlk"):
+        time.sleep(0.001)
+
+
 def _has_term(pid: int | None, signals_of: str) -> bool:
     text = Path(f"/proc/{pid}/status").read_text().split(f"{signals_of}:")[1]
     return bool(int(text.split()[0], 16) >> signal.SIGTERM - 1 & 1)
@@ -208,7 +232,7 @@ def _end_of(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _forever() -> None:
+def _forever(*_: object) -> None:
     while True:
         time.sleep(60)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from support.commands import RUNNING, Commands
 
-from cluster import sacct, slurm
 from cluster.cause import JobFacts
+from cluster.scheduler import sacct, slurm
 
 
 @pytest.fixture

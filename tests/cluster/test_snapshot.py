@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.small_work import SmallTrainer, equal
 from torch import Tensor
 
-from cluster.snapshot import snapshot
+from cluster.checkpoints.snapshot import snapshot
 
 tensors = st.builds(
     lambda shape, dtype: (torch.randn(shape) * 10).to(dtype),

@@ -10,10 +10,10 @@ import pytest
 from support.commands import Commands
 
 from cluster.cause import Cause
-from cluster.ledger import here
-from cluster.machine import birth
-from cluster.member import Member
-from cluster.slurm import SlurmError
+from cluster.records.ledger import here
+from cluster.records.machine import birth
+from cluster.records.member import Member
+from cluster.scheduler.slurm import SlurmError
 from cluster.stage import Stage
 from cluster.status import State, run_status
 

@@ -13,7 +13,7 @@ from torch import Tensor, optim
 from torch.optim import Optimizer
 
 from cluster import OptimizerStep
-from cluster.memory import is_out_of_memory
+from cluster.memory.refusal import is_out_of_memory
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("quick_collection")

@@ -20,7 +20,7 @@ from cluster import Budgets, Cause, RobustExecutor, RobustJob
 from cluster.calls import Call
 from cluster.environment import THREADS
 from cluster.stage import Stage
-from cluster.submission import Script, ScriptWriter, id_of, shared_out
+from cluster.submitting.submission import Script, ScriptWriter, id_of, shared_out
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

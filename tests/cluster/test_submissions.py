@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.noting import SlowClock, append, slow_clock, told
 
-from cluster.member import Member
+from cluster.records.member import Member
+from cluster.records.submissions import Submissions, spans_of
 from cluster.stage import Stage
-from cluster.submissions import Submissions, spans_of
 
 MEMBERS = 4
 

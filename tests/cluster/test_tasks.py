@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.deadline import KILL_WAIT
 from cluster.distributed.tasks import Tasks
-from cluster.signals import StopFlag
+from cluster.stopping.deadline import KILL_WAIT
+from cluster.stopping.signals import StopFlag
 
 _TASK = """
 import os, signal, sys, time

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cluster.timeline import Parts, Timeline, total
+from cluster.accounts.timeline import Parts, Timeline, total
 
 #: Moments in any order: they come from clocks that disagree.
 MOMENTS = st.floats(0.0, 1e6)

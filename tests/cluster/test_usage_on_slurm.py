@@ -15,10 +15,11 @@ import pytest
 from support.commandline import yaoki
 from support.waiting import wait
 
-from cluster import Attempt, Cause, RobustExecutor, sacct, slurm
-from cluster.bookkeeping import run_usage
+from cluster import Attempt, Cause, RobustExecutor
+from cluster.accounts.bookkeeping import run_usage
+from cluster.accounts.usage import MemberUsage
+from cluster.scheduler import sacct, slurm
 from cluster.slurmbox import SlurmBox
-from cluster.usage import MemberUsage
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 

@@ -14,9 +14,10 @@ from support.controller import Controller, Job
 from support.fake_slurm import FakeSlurm
 from support.waiting import wait
 
-from cluster import Attempt, Budgets, Cause, Ledger, Member, RobustExecutor, RobustJob, slurm
-from cluster.ledger import here
-from cluster.patience import Patience
+from cluster import Attempt, Budgets, Cause, Ledger, Member, RobustExecutor, RobustJob
+from cluster.records.ledger import here
+from cluster.scheduler import slurm
+from cluster.scheduler.patience import Patience
 from cluster.stage import Stage
 from cluster.status import State, run_status
 from cluster.watching import Watch
@@ -200,7 +201,7 @@ def test_a_job_sent_by_a_command_that_was_killed_is_found(
     controller.over(job, "FAILED")
     controller.refuses = True
     with monkeypatch.context() as patch:
-        patch.setattr("cluster.submissions.Submissions.sent", _interrupted)
+        patch.setattr("cluster.records.submissions.Submissions.sent", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             _watch(stage).insist()
     assert controller.accepted == ["101_0"]

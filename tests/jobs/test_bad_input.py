@@ -12,7 +12,7 @@ from support.commandline import SMOKE, copy_until, flip_bit, forget_end, run_of,
 from support.comparison import differences
 from support.disks import small_disk
 
-from cluster.member import Member
+from cluster.records.member import Member
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -13,7 +13,7 @@ from support.commandline import run_of, tree, yaoki
 from support.commands import Commands
 
 from cluster.cause import Cause
-from cluster.ledger import here
+from cluster.records.ledger import here
 from cluster.stage import load_stages
 from cluster.status import State, run_status
 from jobs.catalog import WORKLOADS

@@ -10,8 +10,8 @@ import pytest
 from support.commandline import SMOKE, processes_of, run_of, yaoki
 from support.comparison import differences
 
-from cluster import slurm
-from cluster.member import Member
+from cluster.records.member import Member
+from cluster.scheduler import slurm
 from cluster.slurmbox import SlurmBox
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cluster import Attempt, Member
-from cluster.signals import StopFlag
+from cluster.stopping.signals import StopFlag
 from jobs.catalog import WORKLOADS
 from jobs.diffusion import observing
 from jobs.diffusion.config import (

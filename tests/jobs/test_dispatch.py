@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.slurm import SlurmBusyError
+from cluster.scheduler.slurm import SlurmBusyError
 from cluster.stage import RunError, Stage
 from jobs.commands.dispatch import _COMMANDS, parser
 from jobs.commands.exits import FAILED, IO_ERROR, UNAVAILABLE, USAGE, exit_code

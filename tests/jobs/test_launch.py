@@ -6,7 +6,7 @@ import pytest
 from support.fake_slurm import FakeSlurm
 
 from cluster import HostMemory
-from cluster.hostmemory import Order
+from cluster.memory.hostmemory import Order
 from cluster.stage import Stage
 from jobs.catalog import WORKLOADS
 from jobs.cli import main

@@ -20,8 +20,8 @@ from support.small_work import equal
 from cluster import Attempt, Member
 from cluster.calls import Call
 from cluster.executor import Backend
-from cluster.signals import StopFlag
 from cluster.stage import Stage
+from cluster.stopping.signals import StopFlag
 from jobs.lstm.config import LstmConfig, stages
 from jobs.lstm.samples import Samples
 from jobs.lstm.searching import Task, open_study, search

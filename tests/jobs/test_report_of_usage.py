@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.advice import Advice, Setting
-from cluster.bookkeeping import run_usage
-from cluster.quantities import duration
+from cluster.accounts.advice import Advice, Setting
+from cluster.accounts.bookkeeping import run_usage
+from cluster.scheduler.quantities import duration
 from jobs.advising import setting
 from jobs.cli import main
 

@@ -16,7 +16,7 @@ from support.commandline import COMMAND, yaoki
 from support.waiting import wait
 
 from cluster.cause import Cause
-from cluster.ledger import here
+from cluster.records.ledger import here
 from pipelines.report import Measured, Table
 from pipelines.report.elements import table_html
 from pipelines.report.page import Block, write_page

@@ -14,10 +14,10 @@ from support.commandline import COMMAND
 from support.terminal import Terminal
 
 from cluster.cause import Cause
-from cluster.deadline import Overdue
-from cluster.ledger import here
+from cluster.records.ledger import here
 from cluster.stage import Stage
 from cluster.status import MemberStatus, State
+from cluster.stopping.deadline import Overdue
 from jobs.cli import main
 from jobs.commands.overview import Pace
 from jobs.solitude import seen_status

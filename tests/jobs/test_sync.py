@@ -15,7 +15,7 @@ from support.wandb_endpoint import Endpoint, endpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cluster.cause import Cause
-from cluster.member import Member
+from cluster.records.member import Member
 from cluster.stage import Stage
 from pipelines.pictures import decode_png
 from pipelines.search import trial_member

@@ -10,7 +10,7 @@ import pytest
 from support.commandline import COMMAND, yaoki
 from support.fake_slurm import FakeSlurm
 
-from cluster.member import Member
+from cluster.records.member import Member
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster import Budgets, HostMemory, RobustExecutor
-from cluster.hostmemory import Order
-from cluster.quantities import MemorySize, Walltime
+from cluster.memory.hostmemory import Order
+from cluster.scheduler.quantities import MemorySize, Walltime
 from cluster.stage import RunError
 from pipelines.config import Config, ConfigError, digest, load
 from pipelines.plan import (

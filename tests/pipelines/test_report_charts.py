@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.array_run import LASTS, make_array
 from support.html import Page
 
-from cluster.bookkeeping import run_usage
-from cluster.timeline import Parts
+from cluster.accounts.bookkeeping import run_usage
+from cluster.accounts.timeline import Parts
 from pipelines.report.charts import Group, curves_html
 from pipelines.report.curves import curves, shown_metrics, stage_curves
 from pipelines.report.scales import Scale, clock_text, clock_ticks

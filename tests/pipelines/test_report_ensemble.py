@@ -7,7 +7,7 @@ import pytest
 from support.array_run import START, make_array
 from support.html import Page
 
-from cluster.bookkeeping import run_usage
+from cluster.accounts.bookkeeping import run_usage
 from cluster.status import run_status
 from pipelines.ensemble import ArraySpec, collect, create_ensemble, write_member
 from pipelines.report import Comparison, Picture, RunState, Section, save_section, write_run_page

@@ -7,7 +7,7 @@ import pytest
 from support.array_run import START, make_array
 from support.html import Page
 
-from cluster.bookkeeping import run_usage
+from cluster.accounts.bookkeeping import run_usage
 from cluster.cause import Cause
 from cluster.stage import RunError, Stage
 from cluster.status import run_status

@@ -16,7 +16,7 @@ from support.regression import BATCH, RICH, STEPS_PER_EPOCH, Regression, Run, co
 from support.small_work import equal
 from torch import Tensor
 
-from cluster.undoing import BufferCopy
+from cluster.memory.undoing import BufferCopy
 from pipelines.training.loop import NonFiniteError, Trainer
 from pipelines.training.settings import learning_rate
 

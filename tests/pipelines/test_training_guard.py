@@ -16,7 +16,7 @@ from support.regression import BATCH, config
 from support.small_work import equal
 from torch import Tensor, nn
 
-from cluster import random_state
+from cluster.checkpoints import random_state
 from pipelines.training.guard import (
     Fault,
     Guard,

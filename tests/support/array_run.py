@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from cluster.cause import Cause
-from cluster.member import Member
+from cluster.records.member import Member
 from cluster.stage import Stage
 from pipelines.tracking import MetricsLog
 

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import psutil
 
-from cluster import RobustJob, slurm
+from cluster import RobustJob
+from cluster.scheduler import slurm
 from cluster.slurmbox import SlurmBox
 from support.fake_slurm import FakeSlurm
 from support.victims import take_node

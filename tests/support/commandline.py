@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from cluster.member import Member
+from cluster.records.member import Member
 from cluster.stage import load_stages
 
 COMMAND = (sys.executable, "-P", "-m", "jobs.cli")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cluster.checkpoint import CheckpointStore
+from cluster.checkpoints.checkpoint import CheckpointStore
 from cluster.stage import load_stages
 from pipelines.tracking import VOLATILE, read_metrics
 from support.small_work import equal

@@ -1,4 +1,4 @@
-"""Slurm's controller as a model in memory, which answers in the place of ``cluster.slurm.run``.
+"""Slurm's controller as a model in memory, in the place of ``cluster.scheduler.slurm.run``.
 
 It carries one job at a time a member, of one element. What befalls a job is told by the methods
 named after it; what the commands can do, and from where, by its switches.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.slurm import SlurmBusyError, SlurmError
+from cluster.scheduler.slurm import SlurmBusyError, SlurmError
 
 _BUSY = SlurmBusyError("'scontrol' exited 1: Unable to contact slurm controller")
 _MISSING = SlurmError("'scontrol' is not installed here")

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.ledger import Ledger
-from cluster.submissions import Submissions, spans_of
+from cluster.records.ledger import Ledger
+from cluster.records.submissions import Submissions, spans_of
 
 _ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.files import unfenced
+from cluster.records.files import unfenced
 from pipelines.search import SearchConfig, Trial, read_space
 from pipelines.search.study import Epochs, Study
 from pipelines.search.working import HopelessError, Worker

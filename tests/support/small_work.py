@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cluster import Accumulator, Attempt, random_state
+from cluster import Accumulator, Attempt
+from cluster.checkpoints import random_state
 
 # Workers cannot import the tests: send this module along with what is pickled from it.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -1,0 +1,1 @@
+"""Checkpoints: what is saved, when, and without making the steps wait."""

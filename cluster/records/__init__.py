@@ -1,0 +1,1 @@
+"""What is durable of members: files, ledgers, and who may write them."""

@@ -1,0 +1,1 @@
+"""What Slurm is asked, and how its answers read."""

@@ -1,0 +1,1 @@
+"""Batch scripts, and their way to Slurm."""
