@@ -27,6 +27,9 @@ ENDED = (
     *("OUT_OF_MEMORY", "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
 )
 
+#: Those of a job that is not to run any more.
+_GIVEN_UP = ("CANCELLED", "DEADLINE", "REVOKED")
+
 #: Seconds between two questions to Slurm of a process that waits for results.
 POLL_SECONDS = 15.0
 
@@ -227,6 +230,9 @@ def _settle(found: Adrift, runs: list[sacct.RunStates]) -> None:
         nth = int(where.get("restart_count", 0))
         state = runs[nth].outcome if nth < len(runs) else None
         note_lost(found.member, number, state or found.state)
+        # Slurm had put it back by itself, and while it waited someone cancelled it.
+        if nth + 1 < len(runs) and runs[-1].outcome in _GIVEN_UP:
+            ledger.cancel()
         return
     state = found.state or (runs[-1].outcome if runs else None)
     if _was_given_up(found, state):
@@ -240,7 +246,7 @@ def _settle(found: Adrift, runs: list[sacct.RunStates]) -> None:
 
 def _was_given_up(found: Adrift, state: str | None) -> bool:
     """Whether someone cancelled the job while it waited, or while the attempt was leaving."""
-    if state in ("CANCELLED", "DEADLINE", "REVOKED"):
+    if state in _GIVEN_UP:
         return True
     # A job that waits leaves the queue in no other way.
     return state is None and _waited(found.member.ledger)

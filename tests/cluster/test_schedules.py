@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.controller import Controller, Job
 
@@ -236,6 +236,13 @@ def _live(world: World, faults: list[tuple[str, Weather]], last: tuple[str, Weat
 
 
 @given(schedules, st.tuples(st.sampled_from(FAULTS), weathers))
+@example(  # cancelled after Slurm had put it back by itself, and forgotten before anyone looked
+    [
+        ("node", Weather(accounting=False)),
+        ("cancelled while it waits", Weather(forgets=True)),
+    ],
+    ("finish", Weather(accounting=False)),
+)
 @settings(max_examples=200, deadline=None)
 def test_every_schedule_of_faults_ends_with_a_result_or_a_verdict(
     faults: list[tuple[str, Weather]], last: tuple[str, Weather]
