@@ -13,7 +13,7 @@ from benchmarks.variants.array import TRAIN
 from cluster.accounts.bookkeeping import run_usage
 from cluster.accounts.usage import StageUsage
 from cluster.status import State, run_status
-from jobs.lstm.comparing import Relation, Verdict
+from jobs.lstm.pairs import Relation, Verdict
 from pipelines.plan import Plan
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jobs.adding.collection import Array, Point, Trained
+from jobs.adding.collected import Array, Point, Trained
 from pipelines.figures.style import INK, MUTED, PALETTE, finish_axes, new_figure
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.adding.collection import Point
+from jobs.adding.collected import Point
 from jobs.adding.pictures import error_panels, example, scatter_panels
 from jobs.adding.problem import measured_on
 from jobs.adding.training import untrained

@@ -1,62 +1,21 @@
 """Stage ``collect``: seal the ensemble, compare it with the classical solver, export the best."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from cluster import Member
-from jobs.collecting import TrainedMember, metrics, stored, write_report
+from jobs.collecting import write_report
+from jobs.gmm.collected import Collected, classical_measures, trained_member
 from jobs.gmm.config import GmmConfig
 from jobs.gmm.export import export_best
-from jobs.gmm.measuring import MEASURES, Measures, TestSet
+from jobs.gmm.measuring import TestSet
 from jobs.outputs import ensemble_path
 from kernels.gmm.families import HELD_OUT, MAXIMA
-from kernels.gmm.solve import solve
 from pipelines.ensemble import EnsembleError
 from pipelines.ensemble import collect as seal
-
-#: Steps of the classical fit that networks are held against.
-EM_STEPS = 200
-
-
-@dataclass(frozen=True)
-class Trained(TrainedMember):
-    """One member's network.
-
-    Attributes:
-        measures: What the test densities say of it.
-    """
-
-    measures: Measures
-
-
-@dataclass(frozen=True)
-class Collected:
-    """All that is known at the end of a run.
-
-    Attributes:
-        config: The job.
-        run: The run directory.
-        members: Those that are whole.
-        test: What they were measured on.
-        classical: The same of the classical fits.
-    """
-
-    config: GmmConfig
-    run: Path
-    members: Sequence[Trained]
-    test: TestSet
-    classical: Measures
-
-    @cached_property
-    def best(self) -> Trained:
-        """The member with the lowest last validation."""
-        return min(self.members, key=lambda found: found.validation)
 
 
 def collect(config: GmmConfig, member: Member) -> dict[str, float]:
@@ -84,8 +43,8 @@ def summarize(config: GmmConfig, run: Path, partial: bool = False) -> dict[str, 
     torch.set_num_threads(config.resources.collect.cpus)
     manifest = seal(ensemble_path(run), partial)
     test = TestSet(config)
-    members = [_trained(run, index) for index in manifest["valid"]]
-    found = Collected(config, run, members, test, _classical(config, test))
+    members = [trained_member(run, index) for index in manifest["valid"]]
+    found = Collected(config, run, members, test, classical_measures(config, test))
     if not math.isfinite(found.best.validation):
         raise EnsembleError(f"{run}: expected a member with a finite validation, found none")
     export_best(config, run, found.best.index, found.best.validation)
@@ -112,16 +71,3 @@ def evaluate(found: Collected) -> dict[str, float]:
             f"{prefix}finite_share": float(np.isfinite(kl).mean()),
         }
     return scores
-
-
-def _trained(run: Path, index: int) -> Trained:
-    measures = {name: stored(run, name, index) for name in MEASURES}
-    return Trained(index, metrics(run, index), measures)
-
-
-def _classical(config: GmmConfig, test: TestSet) -> Measures:
-    """Binned EM from one start, which every user of such mixtures knows."""
-    em = partial(solve, test.gridded, method="em", starts=1, budget=EM_STEPS, tolerance=0.0)
-    fits = [em(k) for k in config.evaluation.components]
-    found = [test.measured(fit.mixture) for fit in fits]
-    return {name: torch.stack([each[name] for each in found]).numpy() for name in MEASURES}

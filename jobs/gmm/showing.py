@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from jobs.collecting import save_picture, stored
-from jobs.gmm.collection import EM_STEPS, Collected
+from jobs.gmm.collected import EM_STEPS, Collected
 from jobs.gmm.export import export_path
 from jobs.gmm.pictures import Fitted, error_curves, fit_panels, health_panels
 from kernels.gmm import Mixture

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from cluster.records.files import write_atomic
 from jobs.collecting import save_picture
-from jobs.lstm.collection import Collected
+from jobs.lstm.collected import Collected
 from pipelines.figures.search import search_history, search_parameters
 from pipelines.report import Fact, Measured, Picture, Section, Table, save_section
 from pipelines.search import State, Trial, ranked, read_space

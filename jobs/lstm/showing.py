@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from jobs.collecting import save_picture, stored
-from jobs.lstm.collection import Collected, Tested, point_name
-from jobs.lstm.comparing import MARGIN, Comparison
-from jobs.lstm.comparison import compare
+from jobs.lstm.collected import Collected, Tested, point_name
 from jobs.lstm.evaluation import METHODS, SHARES_OF
+from jobs.lstm.pairs import MARGIN, Comparison
 from jobs.lstm.pictures import (
     Series,
     attention_map,
@@ -19,6 +18,7 @@ from jobs.lstm.pictures import (
     series_panels,
     skill_panels,
 )
+from jobs.lstm.references import compare
 from pipelines.figures import LossCurve, loss_curves
 from pipelines.fluxes.scores import SCORES, Interval, over_seeds, skill
 from pipelines.report import Fact, Picture, Section, Table

@@ -9,16 +9,14 @@ from kernels.gmm.em import (
     responsibilities,
     sigma_bounds,
 )
+from kernels.gmm.findings import Findings
 from kernels.gmm.gridded import (
-    Findings,
     Gridded,
     Kind,
-    Policy,
     Standardization,
     cross_entropy,
     gridded_moments,
     kl_divergence,
-    read_gridded,
 )
 from kernels.gmm.mixture import (
     Mixture,
@@ -31,6 +29,7 @@ from kernels.gmm.mixture import (
     quantile,
     survival,
 )
+from kernels.gmm.reading import Policy, read_gridded
 from kernels.gmm.solve import Fit, solve
 from kernels.gmm.start import gridded_quantile, quantile_start
 

@@ -8,9 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kernels.gmm.fused_grid import revision
-from kernels.gmm.fused_normal import Array, compiled_exactly, kept
-from kernels.gmm.gridded import (
+from kernels.gmm.findings import (
     EMPTY,
     NEGATIVE,
     NEGATIVE_TOLERANCE,
@@ -20,6 +18,8 @@ from kernels.gmm.gridded import (
     SUM_TOLERANCE,
     UNRESOLVED,
 )
+from kernels.gmm.fused_grid import revision
+from kernels.gmm.fused_normal import Array, compiled_exactly, kept
 
 _BAD = NOT_FINITE | NEGATIVE | EMPTY
 

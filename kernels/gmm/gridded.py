@@ -1,6 +1,6 @@
-"""What a fit takes: densities on a grid as cell masses, checked; and one change of coordinates."""
+"""What a fit takes: densities on a grid as cell masses; and one change of coordinates."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -10,14 +10,6 @@ from torch import Tensor
 from kernels.gmm.mixture import Mixture, log_cell_masses
 
 Kind = Literal["point_density", "cell_mass", "histogram"]
-Policy = Literal["report", "drop", "replace"]
-
-#: Rows of which less than this fraction is negative are rounding errors: cut to zero.
-NEGATIVE_TOLERANCE = 1e-6
-#: Rows of cell masses that are further than this from a sum of one are reported.
-SUM_TOLERANCE = 1e-3
-#: Greatest second difference of the masses that a grid resolves: a peak of 0.6 to 0.9 cells.
-ROUGHNESS = 0.4
 
 
 class Gridded(NamedTuple):
@@ -44,105 +36,9 @@ class Gridded(NamedTuple):
         return Gridded(self.masses[index], edges, self.kind)
 
 
-#: Bits of ``Findings.flags``.
-NOT_FINITE, NEGATIVE, EMPTY, NOT_NORMALIZED, UNRESOLVED = 1, 2, 4, 8, 16
-
-
-class Findings(NamedTuple):
-    """What was found wrong.
-
-    Attributes:
-        flags: Bits for each row that was given, (B,), uint8.
-        kept: Index of the rows that are in the result.
-    """
-
-    flags: Tensor
-    kept: Tensor
-
-    @property
-    def not_finite(self) -> Tensor:
-        """Rows that hold NaN or infinity, (B,)."""
-        return self.flags & NOT_FINITE > 0
-
-    @property
-    def negative(self) -> Tensor:
-        """Of which more than ``NEGATIVE_TOLERANCE`` is negative."""
-        return self.flags & NEGATIVE > 0
-
-    @property
-    def empty(self) -> Tensor:
-        """That have no mass."""
-        return self.flags & EMPTY > 0
-
-    @property
-    def not_normalized(self) -> Tensor:
-        """Of cell masses that do not sum to one; used all the same."""
-        return self.flags & NOT_NORMALIZED > 0
-
-    @property
-    def unresolved(self) -> Tensor:
-        """That have a peak narrower than the grid can show; used all the same."""
-        return self.flags & UNRESOLVED > 0
-
-    @property
-    def bad(self) -> Tensor:
-        """Rows that cannot be fitted as they are."""
-        return self.flags & (NOT_FINITE | NEGATIVE | EMPTY) > 0
-
-
-def read_gridded(
-    values: Tensor, grid: Tensor, kind: Kind, policy: Policy = "report"
-) -> tuple[Gridded, Findings]:
-    """Cell masses of gridded densities, bad rows kept apart.
-
-    Args:
-        values: Densities at the points, probabilities of the cells, or counts, (B, N).
-        grid: Points, (N) or (B, N), or edges, (N+1) or (B, N+1), increasing. Densities need
-            points; a cell reaches half way to the next point.
-        kind: What the values are.
-        policy: What becomes of a bad row: ``report`` makes its masses NaN, and so what is fitted
-            to it; ``drop`` leaves it out; ``replace`` cuts what is negative to zero, and puts a
-            uniform density in place of a row without finite mass.
-
-    Returns:
-        The masses in float64, and what was found.
-
-    Raises:
-        ValueError: Shapes that do not fit, a grid that does not increase, an unknown kind.
-    """
-    # Here, because the import of the compiler takes a second.
-    from kernels.gmm.fused_reading import read_rows
-
-    if kind not in get_args(Kind) or policy not in get_args(Policy):
-        raise ValueError(f"kind is one of {get_args(Kind)}, policy of {get_args(Policy)}")
-    given, places = as_array(values), as_array(grid)
-    places = places[None] if places.ndim == 1 else places
-    _check_shapes(given.shape, places.shape, kind)
-    points, summed = kind == "point_density", kind == "cell_mass"
-    found = read_rows(given, places, points, summed, policy == "report")
-    masses, edges, flags = (torch.from_numpy(array).to(values.device) for array in found)
-    findings = Findings(flags, torch.arange(len(flags), device=values.device))
-    gridded = Gridded(masses, edges, kind)
-    if policy == "drop":
-        findings = findings._replace(kept=(~findings.bad).nonzero().squeeze(-1))
-        gridded = gridded.rows(findings.kept)
-    return gridded, findings
-
-
 def as_array(tensor: Tensor) -> NDArray[np.float64]:
     """In float64 on the CPU, rows together, as compiled code takes it; no copy if it is so."""
     return tensor.detach().to("cpu", torch.float64).contiguous().numpy()
-
-
-def _check_shapes(values: tuple[int, ...], grid: tuple[int, ...], kind: Kind) -> None:
-    allowed = {values[-1]} | (set() if kind == "point_density" else {values[-1] + 1})
-    if len(values) != 2 or grid[-1] not in allowed or grid[0] not in (1, values[0]):
-        raise ValueError(
-            f"{kind} values are (B, N), found {values}; the grid has a last axis of "
-            f"{sorted(allowed)} and one row or B, found {grid}"
-        )
-    if values[1] < 3:
-        raise ValueError(f"a grid needs at least 3 cells, found {values[1]}")
 
 
 def cross_entropy(gridded: Gridded, m: Mixture) -> Tensor:

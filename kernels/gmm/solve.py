@@ -52,7 +52,7 @@ def solve(
     rounding.
 
     Args:
-        gridded: What to fit, from :func:`kernels.gmm.gridded.read_gridded`.
+        gridded: What to fit, from :func:`kernels.gmm.reading.read_gridded`.
         components: K.
         method: See :func:`kernels.gmm.descent.descend`.
         starts: How many to try, of :func:`kernels.gmm.start.quantile_start`.

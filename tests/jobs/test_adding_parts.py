@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.adding import adding_plan, resolved
 
-from jobs.adding.collection import Trained, points_of
+from jobs.adding.collected import Trained, points_of
 from jobs.adding.config import AddingConfig, Contestant, Task, stages
 from jobs.adding.problem import Adding, measured_on, predicted
 from jobs.adding.training import untrained

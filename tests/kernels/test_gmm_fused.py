@@ -12,8 +12,9 @@ from torch import Tensor
 from kernels.gmm import descent, fused
 from kernels.gmm.descent import Method
 from kernels.gmm.em import SigmaBounds, em_step_cells, sigma_bounds
-from kernels.gmm.gridded import Gridded, kl_divergence, read_gridded
+from kernels.gmm.gridded import Gridded, kl_divergence
 from kernels.gmm.mixture import Mixture, log_cell_masses
+from kernels.gmm.reading import read_gridded
 from kernels.gmm.start import quantile_start
 
 METHODS: tuple[Method, ...] = ("em", "squarem", "scoring")

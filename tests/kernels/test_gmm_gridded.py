@@ -3,16 +3,9 @@
 import pytest
 import torch
 
-from kernels.gmm.gridded import (
-    Gridded,
-    Kind,
-    Policy,
-    Standardization,
-    gridded_moments,
-    kl_divergence,
-    read_gridded,
-)
+from kernels.gmm.gridded import Gridded, Kind, Standardization, gridded_moments, kl_divergence
 from kernels.gmm.mixture import Mixture, log_cell_masses, log_density, moments
+from kernels.gmm.reading import Policy, read_gridded
 
 
 def _mixture(scale: float = 1.0) -> Mixture:

@@ -5,8 +5,9 @@ import torch
 
 from kernels.gmm.descent import Method, descend
 from kernels.gmm.em import SigmaBounds
-from kernels.gmm.gridded import Gridded, kl_divergence, read_gridded
+from kernels.gmm.gridded import Gridded, kl_divergence
 from kernels.gmm.mixture import Mixture, log_cell_masses, quantile
+from kernels.gmm.reading import read_gridded
 from kernels.gmm.solve import solve
 from kernels.gmm.start import gridded_quantile, quantile_start
 

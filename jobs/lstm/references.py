@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.collecting import stored
-from jobs.lstm.collection import Collected, Tested, point_name
+from jobs.lstm.collected import Collected, Tested, point_name
 from jobs.lstm.samples import Samples
 from pipelines.fluxes.anomalies import DampedAnomalies
 from pipelines.fluxes.forecasts import (

@@ -10,9 +10,9 @@ import torch
 from support.faults import run_until
 from support.lstm_job import lstm_plan, resolved
 
-from jobs.lstm import collection  # its Tested would be collected as a test
-from jobs.lstm.comparing import MARGIN, Comparison, Relation, Verdict, compare_all, mean_difference
+from jobs.lstm import collected  # its Tested would be collected as a test
 from jobs.lstm.config import LstmConfig
+from jobs.lstm.pairs import MARGIN, Comparison, Relation, Verdict, compare_all, mean_difference
 from jobs.outputs import weights_path
 from pipelines.fluxes import SiteRun, simulate_sites
 from pipelines.fluxes.scores import Interval
@@ -23,27 +23,27 @@ SEEDS = 5
 SPLITS = ("site", "time")
 
 
-def collected(score: Callable[[str, str, int], float], *overrides: str) -> collection.Collected:
+def run_scored_by(score: Callable[[str, str, int], float], *overrides: str) -> collected.Collected:
     """A run of which the scores are known: those of a variant, on a split, from a seed."""
     sweep = "sweep={network: {variant: [none, concat, gate]}, split: {kind: [site, time]}}"
     config = resolved(sweep, f"seeds={SEEDS}", "evaluation.horizon=30", *overrides)
     members = [_tested(config, index, score) for index in range(config.members)]
     records = simulate_sites(SiteRun(seed=1, sites=1, years=1), range(1)).records
-    return collection.Collected(config, Path("nowhere"), members, records)
+    return collected.Collected(config, Path("nowhere"), members, records)
 
 
 def _tested(
     config: LstmConfig, index: int, score: Callable[[str, str, int], float]
-) -> collection.Tested:
+) -> collected.Tested:
     mine = config.member_config(index)
     value = score(mine.network.variant, mine.split.kind, config.seed_number(index))
     scores = np.full((3, 4, 2, 4), value)
     scores[:, :, 1] = np.nan  # a site that was not tested
     point, kind = config.point_of(index), mine.split.kind
-    return collection.Tested(index, [], point, kind, FLUXES, scores, 0.0, 0)
+    return collected.Tested(index, [], point, kind, FLUXES, scores, 0.0, 0)
 
 
-def by_pair(found: collection.Collected) -> dict[tuple[str, str], Comparison]:
+def by_pair(found: collected.Collected) -> dict[tuple[str, str], Comparison]:
     return {(each.first, each.second): each for each in compare_all(found)}
 
 
@@ -101,7 +101,7 @@ def test_what_a_pair_shares_cancels() -> None:
     def score(variant: str, kind: str, seed: int) -> float:
         return float(effect[variant] + 10 * luck[seed]) + 100 * SPLITS.index(kind)
 
-    found = by_pair(collected(score))
+    found = by_pair(run_scored_by(score))
     assert set(found) == {("concat", "gate"), ("none", "concat")}
     assert all(each.pairs == SEEDS * len(SPLITS) for each in found.values())
     assert found["none", "concat"].difference == pytest.approx((-0.5, 0), abs=1e-9)
@@ -111,8 +111,8 @@ def test_what_a_pair_shares_cancels() -> None:
 
 
 def test_networks_with_layer_normalization_are_other_functions() -> None:
-    assert compare_all(collected(lambda *_: 0.5, "network.layer_norm=true")) == []
-    assert by_pair(collected(lambda *_: 0.5))["concat", "gate"].verdict is Verdict.IDENTICAL
+    assert compare_all(run_scored_by(lambda *_: 0.5, "network.layer_norm=true")) == []
+    assert by_pair(run_scored_by(lambda *_: 0.5))["concat", "gate"].verdict is Verdict.IDENTICAL
 
 
 def test_one_function_under_two_names_trains_to_the_same_bits(tmp_path: Path) -> None:

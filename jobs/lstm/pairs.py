@@ -14,7 +14,7 @@ from enum import StrEnum
 import numpy as np
 
 from cluster.records.files import write_atomic
-from jobs.lstm.collection import Collected, Tested
+from jobs.lstm.collected import Collected, Tested
 from pipelines.fluxes.scores import Interval, over_seeds
 
 _Key = tuple[int, str]
