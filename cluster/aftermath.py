@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster import failures
 from cluster.cause import STATE_CAUSES, Cause, JobFacts
-from cluster.distributed import failures
 from cluster.memory import hostmemory, oomkill
 from cluster.records.ledger import here
 from cluster.records.member import Member

@@ -1,6 +1,7 @@
-"""Threads and allocator of a member's process, set to what it was really given."""
+"""What a member's process starts with: its command, its threads, its allocator."""
 
 import os
+import sys
 from collections.abc import Mapping
 
 #: Each of these libraries would otherwise start a thread for every core of the node.
@@ -16,6 +17,15 @@ ALLOCATOR: Mapping[str, str] = {
 
 #: cuBLAS is deterministic only with a fixed workspace.
 DETERMINISM: Mapping[str, str] = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+
+
+#: Variable with the process id of the local pool that a worker belongs to.
+LAUNCHER = "YAOKI_LAUNCHER"
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of ours; ``-P`` keeps the working directory off the path."""
+    return [sys.executable, "-P", "-u", "-m", f"cluster.{module}", *arguments]
 
 
 def member_environment(cpus: int) -> dict[str, str]:

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable
 import psutil
 
 from cluster.aftermath import settle
-from cluster.environment import available_cores, member_environment
+from cluster.environment import LAUNCHER, available_cores, member_environment, module_command
 from cluster.records.ledger import here
 from cluster.records.member import Member
 from cluster.stage import Stage, wants_another_attempt
-from cluster.worker import LAUNCHER, module_command
 
 _POLL_SECONDS = 0.05
 

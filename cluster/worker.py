@@ -8,13 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.environment import LAUNCHER
 from cluster.stopping import shielding, signals
 
 if TYPE_CHECKING:
     from cluster.stage import Stage
-
-#: Variable with the process id of the local pool that a worker belongs to.
-LAUNCHER = "YAOKI_LAUNCHER"
 
 
 def main(arguments: list[str]) -> int:
@@ -54,11 +52,6 @@ def _run_rank(stage: "Stage", member: int, stop: signals.StopFlag) -> int:
 
     leaving.status = execute_rank(stage, member, stop)
     return leaving.status
-
-
-def module_command(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of ours; ``-P`` keeps the working directory off the path."""
-    return [sys.executable, "-P", "-u", "-m", f"cluster.{module}", *arguments]
 
 
 if __name__ == "__mp_main__":  # a child that multiprocessing has spawned imports this module first

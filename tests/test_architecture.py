@@ -59,15 +59,27 @@ def test_imports_only_go_down() -> None:
     ],
 )
 def test_the_contract_finds_an_arrow_that_runs_up(tmp_path: Path, below: str, above: str) -> None:
+    done = _contract_with_arrow(tmp_path, below, above)
+    assert done.returncode == 1
+    assert f"{below} -> {above}" in done.stdout
+
+
+def test_the_contract_finds_a_circle(tmp_path: Path) -> None:
+    done = _contract_with_arrow(tmp_path, "kernels.gmm.gridded", "kernels.gmm.reading")
+    assert done.returncode == 1
+    assert "No cycles are allowed in kernels.gmm." in done.stdout
+
+
+def _contract_with_arrow(
+    tmp_path: Path, below: str, above: str
+) -> subprocess.CompletedProcess[str]:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for floor in FLOORS:
         shutil.copytree(ROOT / floor, tmp_path / floor, ignore=shutil.ignore_patterns("*.pyc"))
     package, _, part = above.rpartition(".")
     with (tmp_path / f"{below.replace('.', '/')}.py").open("a") as file:
         file.write(f"\n\ndef late():\n    from {package} import {part}\n")
-    done = _contract(tmp_path)
-    assert done.returncode == 1
-    assert f"{below} -> {above}" in done.stdout
+    return _contract(tmp_path)
 
 
 @pytest.mark.parametrize("floor", FLOORS)

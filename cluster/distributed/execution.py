@@ -2,9 +2,9 @@
 
 import sys
 
+from cluster import failures
 from cluster.attempt import Interrupted
 from cluster.calls import Call, Outcome
-from cluster.distributed import failures
 from cluster.distributed.attempt import TeamAttempt
 from cluster.distributed.meeting import Meeting, RankLost
 from cluster.distributed.place import Place, take_own_devices

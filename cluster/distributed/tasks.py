@@ -14,10 +14,10 @@ import uuid
 from pathlib import Path
 
 from cluster.distributed.place import task_environment
+from cluster.environment import LAUNCHER, module_command
 from cluster.stage import Stage
 from cluster.stopping import signals
 from cluster.stopping.deadline import grace_seconds
-from cluster.worker import LAUNCHER, module_command
 
 _POLL_SECONDS = 0.02
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import submitit
 
-from cluster.environment import ALLOCATOR, DETERMINISM, THREADS
+from cluster.environment import ALLOCATOR, DETERMINISM, THREADS, module_command
 from cluster.stage import Stage
-from cluster.worker import module_command
 
 
 @dataclass(frozen=True)

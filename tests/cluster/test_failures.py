@@ -6,7 +6,7 @@ import pytest
 
 from cluster import Cause
 from cluster.calls import Outcome
-from cluster.distributed.failures import Failure, settled
+from cluster.failures import Failure, settled
 from cluster.records.member import Member
 
 

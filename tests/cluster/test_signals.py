@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cluster import Attempt, Cause, RobustExecutor, RobustJob, shielded
 from cluster.calls import Call
+from cluster.environment import module_command
 from cluster.execution import execute
 from cluster.stopping.signals import STOP_SIGNALS, StopFlag
-from cluster.worker import module_command
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
