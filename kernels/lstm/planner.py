@@ -59,8 +59,8 @@ def obstacles(situation: Situation) -> dict[Engine, str]:
         found[Engine.ANALYTIC] = reason
     if not _free(situation):
         found[Engine.FOLDED] = "no predicted output is fed back"
-    elif reason := fold or (found.get(Engine.FUSED) and found.get(Engine.ANALYTIC)):
-        found[Engine.FOLDED] = reason
+    elif fold:
+        found[Engine.FOLDED] = fold
     return found
 
 
@@ -87,7 +87,7 @@ def _resolve(situation: Situation, wish: Engine | None, against: dict[Engine, st
     if situation.device != "cpu":
         order = [Engine.FUSED, Engine.COMPILED, Engine.STEPS]
     if wish is Engine.FOLDED:
-        order = [Engine.FUSED, Engine.ANALYTIC]
+        order = [*order[:-1], Engine.COMPILED]
     elif wish is not None:
         order = [wish]
     engine = next(e for e in order if e not in against)

@@ -43,7 +43,9 @@ def _names(choices: dict[str, Any]) -> str:
 def _equal_engines(made: Any, hears: Any) -> Iterator[Engine]:
     situation = Situation(made.settings, hears, False, "cpu")
     against = obstacles(situation)
-    yield from (e for e in Engine if e not in against and e is not Engine.COMPILED)
+    for engine in Engine:
+        if engine not in against and plan(situation, engine).engine is not Engine.COMPILED:
+            yield engine
 
 
 @pytest.mark.parametrize("static", [1, 3])
@@ -245,6 +247,23 @@ def test_the_fastest_equal_engine_is_planned(
 ) -> None:
     chosen = plan(situation)
     assert (chosen.engine, chosen.folded) == (engine, folded)
+
+
+@pytest.mark.parametrize(
+    ("choices", "engine"),
+    [
+        ({"variant": "concat"}, "fused"),
+        ({"variant": "attention_gate"}, "analytic"),
+        ({"variant": "attention_film"}, "compiled"),
+    ],
+)
+def test_a_fold_that_is_asked_for_is_had_for_every_variant(
+    choices: dict[str, Any], engine: str
+) -> None:
+    situation = _situation("itself", **choices, autoregressive=True)
+    assert plan(situation, Engine.FOLDED)[:2] == (engine, True)
+    on_gpu = plan(situation._replace(device="cuda"), Engine.FOLDED)
+    assert on_gpu[:2] == ("fused" if engine == "fused" else "compiled", True)
 
 
 def test_a_gpu_gets_compiled_chunks_where_no_kernel_is_fused() -> None:
